@@ -1,0 +1,7 @@
+//! wsgate: a WebSocket edge.
+
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod plan;
+pub mod route;

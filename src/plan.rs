@@ -1,0 +1,90 @@
+//! What a live tunnel may be told anew: limits, heartbeat and timeouts of its route.
+//!
+//! A tunnel holds an `Arc<Plan>` and never the configuration it came from. A reload hands it
+//! another one, which binds at the next frame or timer; everything else about a connection is
+//! bound at its handshake.
+
+use std::time::Duration;
+
+/// Limits, heartbeat and timeouts of one route. `None` is `"off"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Sizes of what the client sends.
+    pub client: Sizes,
+    /// Sizes of what the upstream sends.
+    pub upstream: Sizes,
+    /// Pings, pongs and needlessly small fragments of the client.
+    pub control_frames: Rate,
+    /// A frame begun must go on: the longest pause within one.
+    pub frame_stall: Option<Duration>,
+    /// Wire bytes that may wait for one side before the other is no longer read.
+    pub backlog: usize,
+    /// The longest time in which a backlog gives up less than a quarter of `backlog`.
+    pub slow_consumer: Option<Duration>,
+    pub heartbeat: Heartbeat,
+    /// No data frame either way.
+    pub idle: Option<Duration>,
+    /// The longest life of a connection, shortened by jitter.
+    pub max_age: Option<Duration>,
+    /// How long a peer has to answer a Close, and a direction to reach its boundary.
+    pub close: Duration,
+}
+
+/// Bounds on the payload of one frame and of one message, in wire bytes; `u64::MAX` is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub max_frame: u64,
+    pub max_message: u64,
+}
+
+impl Sizes {
+    pub const UNLIMITED: Sizes = Sizes { max_frame: u64::MAX, max_message: u64::MAX };
+}
+
+/// So many in a period, with so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The time one of them costs: period / count.
+    pub interval: Duration,
+    /// How many may come at once after a silence; at least 1.
+    pub burst: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub client: Beat,
+    pub upstream: Beat,
+    /// Pings and pongs pass end to end; the edge pings only a leg that has gone silent.
+    pub forward: bool,
+}
+
+/// When one side is pinged, and how long it may stay silent after a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    pub interval: Option<Duration>,
+    /// `None`: an unanswered ping ends nothing.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for Plan {
+    /// The defaults of `conf/reference.toml`.
+    fn default() -> Plan {
+        let seconds = Duration::from_secs;
+        Plan {
+            client: Sizes { max_frame: 1 << 20, max_message: 4 << 20 },
+            upstream: Sizes::UNLIMITED,
+            control_frames: Rate { interval: Duration::from_millis(100), burst: 100 },
+            frame_stall: Some(seconds(30)),
+            backlog: 256 << 10,
+            slow_consumer: Some(seconds(60)),
+            heartbeat: Heartbeat {
+                client: Beat { interval: Some(seconds(30)), timeout: Some(seconds(10)) },
+                upstream: Beat { interval: Some(seconds(30)), timeout: None },
+                forward: false,
+            },
+            idle: None,
+            max_age: None,
+            close: seconds(5),
+        }
+    }
+}
