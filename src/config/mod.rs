@@ -117,7 +117,10 @@ pub struct Upstream {
 pub enum EndpointAddress {
     Ip(SocketAddr),
     /// A name, resolved at each dial.
-    Name { host: String, port: u16 },
+    Name {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
