@@ -3,5 +3,9 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod ending;
+pub mod metrics;
 pub mod plan;
 pub mod route;
+pub mod tunnel;
+pub mod ws;

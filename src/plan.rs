@@ -13,7 +13,7 @@ pub struct Plan {
     pub client: Sizes,
     /// Sizes of what the upstream sends.
     pub upstream: Sizes,
-    /// Pings, pongs and needlessly small fragments of the client.
+    /// Pings and pongs of the client, answers to the edge's own pings aside.
     pub control_frames: Rate,
     /// A frame begun must go on: the longest pause within one.
     pub frame_stall: Option<Duration>,
