@@ -3,8 +3,10 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod control;
 pub mod ending;
 pub mod metrics;
+pub mod net;
 pub mod plan;
 pub mod route;
 pub mod tunnel;

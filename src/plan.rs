@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::ending::Side;
+
 /// Limits, heartbeat and timeouts of one route. `None` is `"off"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -64,6 +66,24 @@ pub struct Beat {
     pub interval: Option<Duration>,
     /// `None`: an unanswered ping ends nothing.
     pub timeout: Option<Duration>,
+}
+
+impl Plan {
+    #[inline]
+    pub fn sizes(&self, sender: Side) -> Sizes {
+        match sender {
+            Side::Client => self.client,
+            Side::Upstream => self.upstream,
+        }
+    }
+
+    #[inline]
+    pub fn beat(&self, side: Side) -> Beat {
+        match side {
+            Side::Client => self.heartbeat.client,
+            Side::Upstream => self.heartbeat.upstream,
+        }
+    }
 }
 
 impl Default for Plan {

@@ -12,11 +12,8 @@ use std::time::{Duration, Instant};
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
 use crate::plan::{Plan, Rate, Sizes};
-use crate::ws::head::{self, Head};
+use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
-
-/// Room that a chunk needs in front of it for a head that began in the chunk before.
-pub const HEADROOM: usize = head::MAX - 1;
 
 /// How much longer a direction relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +233,7 @@ impl Meter {
                 cursor.at += head.size;
             }
             OpCode::Data(opcode) => {
-                self.begin_data(opcode, &head, sizes(plan, sender))?;
+                self.begin_data(opcode, &head, plan.sizes(sender))?;
                 cursor.begin_data(head.size, self.under_way);
                 if head.header.is_final {
                     tally.messages.add(1);
@@ -372,14 +369,6 @@ enum Begun {
     Whole,
     /// The chunk ends inside a head.
     Held,
-}
-
-#[inline]
-fn sizes(plan: &Plan, sender: Side) -> Sizes {
-    match sender {
-        Side::Client => plan.client,
-        Side::Upstream => plan.upstream,
-    }
 }
 
 /// Where a scan stands in its chunk. Relayed bytes are always a prefix: a scan ends behind a

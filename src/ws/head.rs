@@ -5,6 +5,9 @@ use super::{Control, Data, FrameHeader, OpCode};
 /// The longest head: two bytes, a 64-bit length and a mask.
 pub const MAX: usize = 14;
 
+/// The longest part of a head that can be there without the whole.
+pub const HEADROOM: usize = MAX - 1;
+
 /// A head that is whole.
 #[derive(Clone, Debug)]
 pub struct Head {

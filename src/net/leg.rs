@@ -1,0 +1,95 @@
+//! One side of a tunnel: a socket, with or without TLS, read into a worker's scratch and written
+//! from it.
+//!
+//! A leg keeps no plain bytes. What goes out is sealed first ([`Leg::seal`]) and then written as
+//! wire bytes ([`Leg::poll_write`]), so that what a full socket refuses is already in its final
+//! form and order.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::scratch::{READ, Scratch};
+use super::tls::Session;
+use crate::ws::head::HEADROOM;
+
+pub enum Leg {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<Session>),
+}
+
+impl Leg {
+    /// Reads plain bytes to `scratch.plain[HEADROOM..]` and says how many; 0 when the peer has
+    /// finished.
+    #[inline]
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut Scratch,
+    ) -> Poll<io::Result<usize>> {
+        let room = HEADROOM..HEADROOM + READ;
+        match self {
+            Leg::Tcp(socket) => read(socket, cx, &mut scratch.plain[room]),
+            Leg::Unix(socket) => read(socket, cx, &mut scratch.plain[room]),
+            Leg::Tls(session) => {
+                session.poll_read(cx, &mut scratch.wire, &mut scratch.plain[HEADROOM..])
+            }
+        }
+    }
+
+    /// Writes wire bytes; says how many the kernel took.
+    #[inline]
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, wire: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Leg::Tcp(socket) => Pin::new(socket).poll_write(cx, wire),
+            Leg::Unix(socket) => Pin::new(socket).poll_write(cx, wire),
+            Leg::Tls(session) => session.poll_write(cx, wire),
+        }
+    }
+
+    /// Turns plain bytes into wire bytes: themselves, or their records in `out`, behind whatever
+    /// TLS has to say for itself.
+    #[inline]
+    pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        match self {
+            Leg::Tcp(_) | Leg::Unix(_) => Ok(plain),
+            Leg::Tls(session) => {
+                session.seal(plain, out)?;
+                Ok(out)
+            }
+        }
+    }
+
+    /// The wire bytes that say there is no more to come: TLS's close_notify.
+    pub fn seal_end(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Leg::Tcp(_) | Leg::Unix(_) => Ok(()),
+            Leg::Tls(session) => session.seal_end(out),
+        }
+    }
+
+    /// Sends FIN.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Leg::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Leg::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
+            Leg::Tls(session) => session.poll_shutdown(cx),
+        }
+    }
+}
+
+/// Reads what is there, up to `room`.
+#[inline]
+pub(super) fn read(
+    socket: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    room: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(room);
+    ready!(Pin::new(socket).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}

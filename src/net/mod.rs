@@ -1,0 +1,11 @@
+//! Sockets: the legs of a tunnel, TLS, and what the kernel is asked for.
+
+mod leg;
+mod scratch;
+pub mod socket;
+mod stream;
+pub mod tls;
+
+pub use leg::Leg;
+pub use scratch::Scratch;
+pub use stream::{Stream, Watch};

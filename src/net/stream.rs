@@ -1,0 +1,144 @@
+//! A client's connection while HTTP reads and writes it, watched for signs of life.
+//!
+//! hyper owns the stream, and the task that drives hyper must know when a head began and since
+//! when an answer waits for its reader; both learn it from the shared [`Watch`].
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::Leg;
+use super::tls::{ServerStream, Session};
+
+pub struct Stream {
+    inner: Inner,
+    watch: Arc<Watch>,
+}
+
+enum Inner {
+    Plain(TcpStream),
+    Tls(Box<ServerStream>),
+}
+
+/// What a stream saw since it was last asked.
+#[derive(Debug, Default)]
+pub struct Watch {
+    read: AtomicBool,
+    wrote: AtomicBool,
+    blocked: AtomicBool,
+}
+
+impl Watch {
+    /// Whether bytes were read since the last call.
+    pub fn take_read(&self) -> bool {
+        self.read.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the peer took bytes since the last call.
+    pub fn take_wrote(&self) -> bool {
+        self.wrote.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the last write found no room.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream {
+    pub fn plain(socket: TcpStream) -> Stream {
+        Stream { inner: Inner::Plain(socket), watch: Arc::default() }
+    }
+
+    pub fn tls(stream: ServerStream) -> Stream {
+        Stream { inner: Inner::Tls(Box::new(stream)), watch: Arc::default() }
+    }
+
+    pub fn watch(&self) -> Arc<Watch> {
+        self.watch.clone()
+    }
+
+    /// The leg of a tunnel, once HTTP is done with the stream.
+    pub fn into_leg(self) -> Leg {
+        match self.inner {
+            Inner::Plain(socket) => Leg::Tcp(socket),
+            Inner::Tls(stream) => Leg::Tls(Box::new(Session::from(*stream))),
+        }
+    }
+
+    fn saw_write(&self, wrote: &Poll<io::Result<usize>>) {
+        self.watch.blocked.store(wrote.is_pending(), Ordering::Relaxed);
+        if wrote.is_ready() {
+            self.watch.wrote.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        if buffer.filled().len() > before {
+            self.watch.read.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Inner::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        self.saw_write(&wrote);
+        wrote
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
+            Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        };
+        self.saw_write(&wrote);
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

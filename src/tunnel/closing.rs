@@ -1,0 +1,320 @@
+//! How a tunnel ends: who is told what, when, and how long the edge waits for an answer.
+//!
+//! Each side has a [`Farewell`] of its own. An orderly ending tells the client first and lets
+//! it finish, then the upstream; a violation tells both at their next frame boundary; a Close
+//! that is relayed waits for the answer to be relayed back; a side that is lost is told nothing.
+//! Whatever a peer does or fails to do, a deadline of `close` moves each step on.
+//!
+//! Pure: events and the time go in, [`Step`]s come out.
+
+use std::time::{Duration, Instant};
+
+use super::deadlines::{Deadlines, Due};
+use super::meter::{Flow, Meter};
+use crate::ending::{Ending, Manner, Reason, Side};
+use crate::ws::CloseCode;
+
+/// What one side has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    /// Nothing: the tunnel is open towards it.
+    Open,
+    /// It is told when the other side has closed, or had its time to.
+    Later(CloseCode),
+    /// It is told at the next boundary of what the other side sends it.
+    Due(CloseCode),
+    /// A Close was sent; its own is awaited.
+    Told,
+    /// It is told nothing more: what was read for it is delivered, then FIN.
+    Leaving(Manners),
+    /// FIN was sent; its own is awaited, so that bytes it still sends cause no reset.
+    Lingering,
+    /// Its connection is closed.
+    Over,
+}
+
+/// How a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manners {
+    /// With TLS's close_notify: all was said.
+    Complete,
+    /// Without: what the peer got is not the whole, and shows it.
+    Truncated,
+}
+
+/// What the tunnel has to do for one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Wait,
+    /// Send a Close with this code, at the boundary that is there now; then say [`Closing::told`].
+    Tell(CloseCode),
+    /// Deliver what is left and send FIN; then say [`Closing::left`].
+    Leave(Manners),
+    /// Nothing is left to do for it: drop the connection.
+    Drop,
+}
+
+/// What to do with a Close that a side sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Send it on as it came; then say [`Closing::told`] of the other side.
+    Relay,
+    Swallow,
+}
+
+#[derive(Debug, Default)]
+pub struct Closing {
+    ending: Option<Ending>,
+    parties: [Party; 2],
+}
+
+#[derive(Debug)]
+struct Party {
+    farewell: Farewell,
+    /// Its Close was read.
+    closed: bool,
+    /// Its connection has ended.
+    gone: bool,
+    /// It was sent a Close.
+    told: bool,
+}
+
+impl Default for Party {
+    fn default() -> Party {
+        Party { farewell: Farewell::Open, closed: false, gone: false, told: false }
+    }
+}
+
+/// What a decision needs to know, and may restrict or set.
+pub struct Scene<'t> {
+    pub now: Instant,
+    /// The plan's `close`.
+    pub patience: Duration,
+    pub meters: [&'t mut Meter; 2],
+    pub deadlines: &'t mut Deadlines,
+}
+
+impl Scene<'_> {
+    /// Gives `side` its time for the next step.
+    fn grant(&mut self, side: Side) {
+        self.deadlines.set(Due::Farewell(side), self.now, Some(self.patience));
+    }
+
+    fn restrict(&mut self, sender: Side, flow: Flow) {
+        self.meters[sender as usize].restrict(flow);
+    }
+
+    fn sender_to(&self, side: Side) -> &Meter {
+        self.meters[side.other() as usize]
+    }
+
+    /// Whether what `side` is sent stands where a Close may go.
+    fn at_boundary(&self, side: Side) -> bool {
+        let sender = self.sender_to(side);
+        match sender.flow() {
+            Flow::Relay | Flow::ToMessage => sender.between_messages(),
+            Flow::ToFrame | Flow::Stopped | Flow::Deaf => sender.between_frames(),
+        }
+    }
+}
+
+impl Closing {
+    pub fn ending(&self) -> Option<&Ending> {
+        self.ending.as_ref()
+    }
+
+    /// Both connections are closed.
+    pub fn is_over(&self) -> bool {
+        Side::BOTH.iter().all(|side| self.is_over_for(*side))
+    }
+
+    fn is_over_for(&self, side: Side) -> bool {
+        self.party(side).farewell == Farewell::Over
+    }
+
+    /// Whether a Close was sent to `side`, one that was relayed included.
+    pub fn was_told(&self, side: Side) -> bool {
+        self.party(side).told
+    }
+
+    /// Begins an ending; where one has begun already, that one goes on.
+    pub fn begin(&mut self, ending: Ending, scene: &mut Scene<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(ending);
+        match ending.reason.manner() {
+            Manner::Orderly => self.begin_orderly(ending, scene),
+            Manner::Violation(culprit) => self.begin_violation(culprit, ending, scene),
+            Manner::Lost(side) => self.begin_lost(side, ending, scene),
+            Manner::Closed(_) => {}
+        }
+    }
+
+    fn begin_orderly(&mut self, ending: Ending, scene: &mut Scene<'_>) {
+        scene.restrict(Side::Upstream, Flow::ToMessage);
+        self.say(Side::Client, ending, scene);
+        let code = ending.closes.upstream.unwrap_or(CloseCode::Away);
+        self.party_mut(Side::Upstream).farewell = Farewell::Later(code);
+    }
+
+    fn begin_violation(&mut self, culprit: Side, ending: Ending, scene: &mut Scene<'_>) {
+        for side in [culprit, culprit.other()] {
+            scene.restrict(side, Flow::ToFrame);
+            self.say(side, ending, scene);
+        }
+    }
+
+    fn begin_lost(&mut self, lost: Side, ending: Ending, scene: &mut Scene<'_>) {
+        scene.restrict(lost.other(), Flow::Stopped);
+        self.party_mut(lost).farewell = Farewell::Over;
+        self.say(lost.other(), ending, scene);
+    }
+
+    /// Has `side` told its code, or sent away without one.
+    fn say(&mut self, side: Side, ending: Ending, scene: &mut Scene<'_>) {
+        self.party_mut(side).farewell = match ending.closes.to(side) {
+            Some(code) => Farewell::Due(code),
+            None => Farewell::Leaving(Manners::Truncated),
+        };
+        scene.grant(side);
+    }
+
+    /// `from` sent a Close with `code`. Nothing it sends is listened to any more.
+    pub fn close_received(
+        &mut self,
+        from: Side,
+        code: Option<u16>,
+        scene: &mut Scene<'_>,
+    ) -> Received {
+        let to = from.other();
+        scene.restrict(from, Flow::Deaf);
+        self.party_mut(from).closed = true;
+        match self.ending.map(|ending| ending.reason) {
+            None => {
+                self.ending = Some(Reason::Closed(from).into());
+                let answer = CloseCode::from(code.unwrap_or(1000));
+                self.party_mut(from).farewell = Farewell::Later(answer);
+                Received::Relay
+            }
+            Some(Reason::Closed(first))
+                if first == to && matches!(self.party(to).farewell, Farewell::Later(_)) =>
+            {
+                Received::Relay
+            }
+            Some(_) => {
+                self.promote(to, scene);
+                Received::Swallow
+            }
+        }
+    }
+
+    /// `side` will be heard no more: it finished, or its connection broke.
+    pub fn gone(&mut self, side: Side, lost: Ending, scene: &mut Scene<'_>) {
+        scene.restrict(side, Flow::Deaf);
+        self.party_mut(side).gone = true;
+        self.begin(lost, scene);
+        if !self.party(side).closed {
+            self.over(side, scene);
+        }
+    }
+
+    /// A Close went out to `side`.
+    pub fn told(&mut self, side: Side, scene: &mut Scene<'_>) {
+        let party = self.party_mut(side);
+        party.farewell = Farewell::Told;
+        party.told = true;
+        scene.restrict(side.other(), Flow::Stopped);
+        scene.grant(side);
+    }
+
+    /// FIN went out to `side`.
+    pub fn left(&mut self, side: Side, scene: &mut Scene<'_>) {
+        let party = self.party_mut(side);
+        if party.closed || party.gone {
+            self.over(side, scene);
+        } else {
+            party.farewell = Farewell::Lingering;
+        }
+    }
+
+    /// What to do for `side` now.
+    pub fn step(&mut self, side: Side, scene: &mut Scene<'_>) -> Step {
+        match self.party(side).farewell {
+            Farewell::Open | Farewell::Later(_) | Farewell::Lingering => Step::Wait,
+            Farewell::Leaving(manners) => Step::Leave(manners),
+            Farewell::Due(code) if scene.at_boundary(side) => Step::Tell(code),
+            Farewell::Due(_) if scene.sender_to(side).flow() == Flow::Deaf => {
+                self.leave(side, Manners::Truncated)
+            }
+            Farewell::Due(_) => Step::Wait,
+            Farewell::Told if self.has_answered(side) => self.leave(side, Manners::Complete),
+            Farewell::Told => Step::Wait,
+            Farewell::Over => Step::Drop,
+        }
+    }
+
+    /// `side` has used up the time of its present step, or said too much in it.
+    pub fn expired(&mut self, side: Side, scene: &mut Scene<'_>) {
+        match self.party(side).farewell {
+            Farewell::Open | Farewell::Over | Farewell::Later(_) => {}
+            Farewell::Due(_) if scene.sender_to(side).flow() == Flow::ToMessage => {
+                scene.restrict(side.other(), Flow::ToFrame);
+                scene.grant(side);
+            }
+            Farewell::Told => self.unanswered(side, scene),
+            Farewell::Due(_) | Farewell::Leaving(_) | Farewell::Lingering => {
+                self.over(side, scene);
+            }
+        }
+    }
+
+    /// `side` was sent a Close and gave no answer: the other's turn has come, but a frame that
+    /// `side` is in the middle of may be finished first.
+    fn unanswered(&mut self, side: Side, scene: &mut Scene<'_>) {
+        let was_waited_for = self.promote(side.other(), scene);
+        if was_waited_for && !scene.meters[side as usize].between_frames() {
+            scene.grant(side);
+        } else {
+            self.over(side, scene);
+        }
+    }
+
+    /// The client is left once it has closed; an upstream, which as a server closes its
+    /// connection first (RFC 6455 §7.1.1), once it has done so.
+    fn has_answered(&self, side: Side) -> bool {
+        let party = self.party(side);
+        party.gone || (party.closed && side == Side::Client)
+    }
+
+    fn leave(&mut self, side: Side, manners: Manners) -> Step {
+        self.party_mut(side).farewell = Farewell::Leaving(manners);
+        Step::Leave(manners)
+    }
+
+    /// The connection of `side` is finished with.
+    fn over(&mut self, side: Side, scene: &mut Scene<'_>) {
+        self.party_mut(side).farewell = Farewell::Over;
+        scene.deadlines.clear(Due::Farewell(side));
+        scene.restrict(side, Flow::Deaf);
+        scene.restrict(side.other(), Flow::Stopped);
+        self.promote(side.other(), scene);
+    }
+
+    /// If `side` was to be told later, that is now; `true` if so.
+    fn promote(&mut self, side: Side, scene: &mut Scene<'_>) -> bool {
+        let Farewell::Later(code) = self.party(side).farewell else { return false };
+        self.party_mut(side).farewell = Farewell::Due(code);
+        scene.restrict(side.other(), Flow::ToFrame);
+        scene.grant(side);
+        true
+    }
+
+    fn party(&self, side: Side) -> &Party {
+        &self.parties[side as usize]
+    }
+
+    fn party_mut(&mut self, side: Side) -> &mut Party {
+        &mut self.parties[side as usize]
+    }
+}

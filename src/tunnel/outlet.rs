@@ -1,0 +1,233 @@
+//! What goes out to one side: written at once, and what the kernel refuses waits in a backlog.
+//!
+//! The backlog holds wire bytes, sealed already, so there is one queue and one order. An idle
+//! outlet owns no buffer.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::meter::Meter;
+use crate::ending::Side;
+use crate::net::Leg;
+use crate::ws::ControlFrame;
+
+/// A worker's share of `backlog_total`, and what its tunnels have of it.
+#[derive(Debug)]
+pub struct BacklogShare {
+    used: Cell<usize>,
+    bound: usize,
+}
+
+impl BacklogShare {
+    pub fn new(bound: usize) -> Rc<BacklogShare> {
+        Rc::new(BacklogShare { used: Cell::new(0), bound })
+    }
+
+    /// Wire bytes that wait in all backlogs of the worker.
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    fn is_spent(&self) -> bool {
+        self.used.get() >= self.bound
+    }
+
+    fn take(&self, bytes: usize) {
+        self.used.set(self.used.get() + bytes);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.set(self.used.get() - bytes);
+    }
+}
+
+pub(super) struct Outlet {
+    to: Side,
+    /// `None` once the connection is closed.
+    leg: Option<Leg>,
+    backlog: VecDeque<u8>,
+    share: Rc<BacklogShare>,
+    /// Writing failed: what is sent goes nowhere, and reading will tell why.
+    broken: bool,
+    progress: Progress,
+}
+
+/// How a backlog moves.
+#[derive(Debug, Default)]
+struct Progress {
+    /// When the backlog last had given up enough, or began.
+    since: Option<Instant>,
+    /// Bytes that the kernel took since then.
+    taken: usize,
+}
+
+impl Outlet {
+    pub(super) fn new(to: Side, leg: Leg, share: Rc<BacklogShare>) -> Outlet {
+        Outlet {
+            to,
+            leg: Some(leg),
+            backlog: VecDeque::new(),
+            share,
+            broken: false,
+            progress: Progress::default(),
+        }
+    }
+
+    pub(super) fn leg(&mut self) -> Option<&mut Leg> {
+        self.leg.as_mut()
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.backlog.is_empty()
+    }
+
+    /// Whether more may be read for this side: see `backlog` and `backlog_total`.
+    #[inline]
+    pub(super) fn has_room(&self, bound: usize) -> bool {
+        self.backlog.is_empty() || (self.backlog.len() < bound && !self.share.is_spent())
+    }
+
+    /// Since when the backlog has not given up a quarter of its bound.
+    #[inline]
+    pub(super) fn stuck_since(&self) -> Option<Instant> {
+        self.progress.since
+    }
+
+    /// Takes all of `plain`: seals it, writes what the kernel takes, keeps the rest.
+    #[inline]
+    pub(super) fn accept(
+        &mut self,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(leg) = &mut self.leg else { return };
+        out.clear();
+        match leg.seal(plain, out) {
+            Ok(wire) => self.put(wire, now, cx),
+            Err(_) => self.abandon(),
+        }
+    }
+
+    /// Says that all was said, by TLS's close_notify.
+    pub(super) fn end_tls(&mut self, out: &mut Vec<u8>, now: Instant, cx: &mut Context<'_>) {
+        let Some(leg) = &mut self.leg else { return };
+        out.clear();
+        match leg.seal_end(out) {
+            Ok(()) => self.put(out, now, cx),
+            Err(_) => self.abandon(),
+        }
+    }
+
+    /// Writes wire bytes, or keeps what the kernel does not take.
+    #[inline]
+    fn put(&mut self, mut wire: &[u8], now: Instant, cx: &mut Context<'_>) {
+        let Some(leg) = &mut self.leg else { return };
+        while self.backlog.is_empty() && !wire.is_empty() && !self.broken {
+            match leg.poll_write(cx, wire) {
+                Poll::Ready(Ok(taken)) => wire = &wire[taken..],
+                Poll::Ready(Err(_)) => self.broken = true,
+                Poll::Pending => break,
+            }
+        }
+        if !wire.is_empty() && !self.broken {
+            self.progress.since.get_or_insert(now);
+            self.share.take(wire.len());
+            self.backlog.extend(wire);
+        }
+    }
+
+    /// Writes of the backlog what the kernel takes. `bound` is the plan's `backlog`.
+    #[inline]
+    pub(super) fn flush(&mut self, bound: usize, now: Instant, cx: &mut Context<'_>) {
+        while !self.backlog.is_empty() {
+            let Some(leg) = &mut self.leg else { return };
+            match leg.poll_write(cx, self.backlog.as_slices().0) {
+                Poll::Ready(Ok(taken)) => self.gave_up(taken, bound, now),
+                Poll::Ready(Err(_)) => self.abandon(),
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn gave_up(&mut self, taken: usize, bound: usize, now: Instant) {
+        self.share.give_back(taken);
+        self.backlog.drain(..taken);
+        self.progress.taken += taken;
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+            self.progress = Progress::default();
+        } else if self.progress.taken >= bound / 4 {
+            self.progress = Progress { since: Some(now), taken: 0 };
+        }
+    }
+
+    /// Nothing more will be taken: forget what waits.
+    fn abandon(&mut self) {
+        self.broken = true;
+        self.share.give_back(self.backlog.len());
+        self.backlog = VecDeque::new();
+        self.progress = Progress::default();
+    }
+
+    /// Sends FIN; where that fails the peer is gone, which reading will tell.
+    pub(super) fn shut_down(&mut self, cx: &mut Context<'_>) {
+        if let Some(leg) = &mut self.leg {
+            let _ = leg.poll_shutdown(cx);
+        }
+    }
+
+    /// Closes the connection, whatever waits.
+    pub(super) fn close(&mut self) {
+        self.abandon();
+        self.leg = None;
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// The proof that what a side has been sent ends with a whole frame, so that a frame of the
+/// edge's own may follow.
+pub(super) struct Boundary<'t>(&'t mut Outlet);
+
+impl<'t> Boundary<'t> {
+    /// One exists while the meter of the side that `outlet` is written from owes it nothing.
+    pub(super) fn of(outlet: &'t mut Outlet, source: &Meter) -> Option<Boundary<'t>> {
+        source.between_frames().then_some(Boundary(outlet))
+    }
+
+    /// Sends a frame of the edge's own, masked by a fresh key towards an upstream (RFC 6455
+    /// §5.3).
+    pub(super) fn send(
+        self,
+        frame: &ControlFrame,
+        out: &mut Vec<u8>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) {
+        let mask = (self.0.to == Side::Upstream).then(rand::random);
+        self.send_masked(frame, mask, out, now, cx);
+    }
+
+    /// Sends a frame on as it came: with the key it came with.
+    pub(super) fn send_masked(
+        self,
+        frame: &ControlFrame,
+        mask: Option<[u8; 4]>,
+        out: &mut Vec<u8>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) {
+        let mut plain = Vec::with_capacity(2 + 4 + frame.payload().len());
+        frame.encode(mask, &mut plain);
+        self.0.accept(&plain, out, now, cx);
+    }
+}
