@@ -8,6 +8,7 @@ pub mod ending;
 pub mod metrics;
 pub mod net;
 pub mod plan;
+pub mod proxy;
 pub mod route;
 pub mod tunnel;
 pub mod ws;

@@ -1,11 +1,16 @@
-//! The WebSocket protocol without its sockets: frame heads, control frames, close codes.
+//! The WebSocket protocol without its sockets: handshakes, frame heads,
+//! control frames, close codes.
 //!
 //! tungstenite's types are the vocabulary; what they do not check is checked by `tunnel::meter`.
 
 mod control;
+pub mod extensions;
+mod fields;
+pub mod handshake;
 pub mod head;
 
 pub use control::{CloseFault, ClosePayload, ControlFrame};
+pub use fields::elements;
 pub use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::{
     CloseCode, Control, Data, OpCode,
