@@ -5,3 +5,4 @@
 pub mod config;
 pub mod plan;
 pub mod route;
+pub mod ws;
