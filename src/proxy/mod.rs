@@ -1,0 +1,3 @@
+//! From a request to a route's answer.
+
+pub mod rejection;

@@ -1,0 +1,345 @@
+//! What goes wrong before the 101, and the one map from it to an HTTP answer.
+//!
+//! As long as nothing has been answered, every failure can still be a status that clients,
+//! monitors and load balancers understand. The body is a problem document (RFC 9457) that tells
+//! the client what it can mend and the request id under which the operator finds the rest; what
+//! happened behind the edge is for the log only, and is what [`Rejection`] displays as.
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+use tracing::Level;
+
+use crate::ending::Blame;
+use crate::ws::handshake::{AnswerFault, NotUpgrade};
+
+/// A handshake refused by the edge.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("no route serves this host and path")]
+    NoRoute,
+    /// Plain HTTP on a route for WebSockets.
+    #[error("the request asks for no WebSocket")]
+    NotUpgrade,
+    #[error("Sec-WebSocket-Version is not 13")]
+    WrongVersion,
+    /// The text goes to the client as it is.
+    #[error("{0}")]
+    Malformed(String),
+    #[error("the request target is too long")]
+    TargetTooLong,
+    #[error("the request's head was not whole in time")]
+    HeadTimeout,
+    #[error("the edge is draining")]
+    Draining(RetryAfter),
+    #[error("no endpoint is usable")]
+    NoEndpoint(RetryAfter),
+    /// Every dial failed; the last one in this way.
+    #[error("no endpoint could be reached: {0}")]
+    DialFailed(String),
+    /// The answer was no HTTP, or a 101 that is none.
+    #[error("the upstream broke the handshake: {0}")]
+    UpstreamInvalid(String),
+    #[error("the upstream did not answer the handshake in time")]
+    UpstreamTimeout,
+    /// The answer is for nobody; only the log sees it.
+    #[error("the client left before the answer")]
+    ClientGone,
+}
+
+impl Rejection {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Rejection::NoRoute => StatusCode::NOT_FOUND,
+            Rejection::NotUpgrade | Rejection::WrongVersion => StatusCode::UPGRADE_REQUIRED,
+            Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
+            Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Rejection::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Rejection::Draining(_) | Rejection::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::DialFailed(_) | Rejection::UpstreamInvalid(_) => StatusCode::BAD_GATEWAY,
+            Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Rejection::NoRoute => Outcome::NoRoute,
+            Rejection::NotUpgrade | Rejection::WrongVersion => Outcome::NotUpgrade,
+            Rejection::Malformed(_) => Outcome::Malformed,
+            Rejection::TargetTooLong => Outcome::TooLarge,
+            Rejection::HeadTimeout => Outcome::Timeout,
+            Rejection::Draining(_) => Outcome::Draining,
+            Rejection::NoEndpoint(_) => Outcome::NoEndpoint,
+            Rejection::DialFailed(_) => Outcome::DialFailed,
+            Rejection::UpstreamInvalid(_) => Outcome::UpstreamInvalid,
+            Rejection::UpstreamTimeout => Outcome::UpstreamTimeout,
+            Rejection::ClientGone => Outcome::ClientGone,
+        }
+    }
+
+    /// The answer to the client. `request_id` is the one under which the log has this refusal.
+    pub fn response(&self, request_id: &str) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.problem(request_id)));
+        *response.status_mut() = self.status();
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        response.headers_mut().extend(self.fields());
+        response
+    }
+
+    fn fields(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let text = HeaderValue::from_static;
+        match self {
+            // RFC 9110 §15.5.22: a 426 names what to upgrade to; RFC 6455 §4.4: and its version.
+            Rejection::NotUpgrade | Rejection::WrongVersion => vec![
+                (UPGRADE, text("websocket")),
+                (CONNECTION, text("upgrade")),
+                (SEC_WEBSOCKET_VERSION, text("13")),
+            ],
+            Rejection::HeadTimeout => vec![(CONNECTION, text("close"))],
+            Rejection::Draining(RetryAfter(seconds))
+            | Rejection::NoEndpoint(RetryAfter(seconds)) => {
+                vec![(RETRY_AFTER, HeaderValue::from(u16::from(*seconds)))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn problem(&self, request_id: &str) -> Vec<u8> {
+        let status = self.status();
+        let problem = Problem {
+            kind: "about:blank",
+            // RFC 9457 §4.2.1: of about:blank the title is the status's own phrase.
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.detail(),
+            request_id,
+        };
+        serde_json::to_vec(&problem).expect("strings and a number are JSON")
+    }
+
+    /// What the client may know.
+    fn detail(&self) -> &str {
+        match self {
+            Rejection::NoRoute => "Nothing is served at this host and path.",
+            Rejection::NotUpgrade => "This address speaks WebSocket only.",
+            Rejection::WrongVersion => "This address speaks WebSocket version 13 only.",
+            Rejection::Malformed(reason) => reason,
+            Rejection::TargetTooLong => "The request target is too long.",
+            Rejection::HeadTimeout => "The request did not arrive in time.",
+            Rejection::Draining(_) => "The server is going away; connect again.",
+            Rejection::NoEndpoint(_) => "No server is free at the moment; connect again.",
+            Rejection::DialFailed(_) => "The server behind this address could not be reached.",
+            Rejection::UpstreamInvalid(_) => "The server behind this address answered wrongly.",
+            Rejection::UpstreamTimeout => "The server behind this address did not answer in time.",
+            Rejection::ClientGone => "The request was given up.",
+        }
+    }
+}
+
+impl From<NotUpgrade> for Rejection {
+    fn from(reason: NotUpgrade) -> Rejection {
+        match reason {
+            NotUpgrade::PlainHttp => Rejection::NotUpgrade,
+            NotUpgrade::WrongVersion => Rejection::WrongVersion,
+            NotUpgrade::Malformed(fault) => Rejection::Malformed(format!("{fault}.")),
+        }
+    }
+}
+
+impl From<AnswerFault> for Rejection {
+    fn from(fault: AnswerFault) -> Rejection {
+        Rejection::UpstreamInvalid(fault.to_string())
+    }
+}
+
+/// Seconds after which a client may try again: 1 to 5 by chance, so that those who were refused
+/// together do not return together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAfter(u8);
+
+impl RetryAfter {
+    /// Any random number will do.
+    pub fn by_chance(random: u8) -> RetryAfter {
+        RetryAfter(1 + random % 5)
+    }
+}
+
+/// How a handshake ended: the one word of its log line and of its metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Ok,
+    NoRoute,
+    NotUpgrade,
+    Malformed,
+    Timeout,
+    TooLarge,
+    Draining,
+    NoEndpoint,
+    DialFailed,
+    UpstreamInvalid,
+    UpstreamTimeout,
+    /// The upstream's own answer, which is not a 101, went to the client.
+    UpstreamRefused,
+    ClientGone,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::NoRoute => "no_route",
+            Outcome::NotUpgrade => "not_upgrade",
+            Outcome::Malformed => "malformed",
+            Outcome::Timeout => "timeout",
+            Outcome::TooLarge => "too_large",
+            Outcome::Draining => "draining",
+            Outcome::NoEndpoint => "no_endpoint",
+            Outcome::DialFailed => "dial_failed",
+            Outcome::UpstreamInvalid => "upstream_invalid",
+            Outcome::UpstreamTimeout => "upstream_timeout",
+            Outcome::UpstreamRefused => "upstream_refused",
+            Outcome::ClientGone => "client_gone",
+        }
+    }
+
+    /// Whose doing it was; nobody's when all went well.
+    pub fn by(self) -> Option<Blame> {
+        match self {
+            Outcome::Ok => None,
+            Outcome::NoRoute
+            | Outcome::NotUpgrade
+            | Outcome::Malformed
+            | Outcome::Timeout
+            | Outcome::TooLarge
+            | Outcome::ClientGone => Some(Blame::Client),
+            Outcome::NoEndpoint
+            | Outcome::DialFailed
+            | Outcome::UpstreamInvalid
+            | Outcome::UpstreamTimeout
+            | Outcome::UpstreamRefused => Some(Blame::Upstream),
+            Outcome::Draining => Some(Blame::Edge),
+        }
+    }
+
+    /// The level of its log line. A drain is the edge's doing, but an order and no failure.
+    pub fn level(self) -> Level {
+        match self.by() {
+            None => Level::DEBUG,
+            Some(Blame::Upstream) => Level::WARN,
+            Some(Blame::Edge) if self != Outcome::Draining => Level::ERROR,
+            Some(Blame::Client | Blame::Edge) => Level::INFO,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ws::extensions::ExtensionFault;
+    use crate::ws::handshake::Malformed;
+
+    const INSIDE: &str = "10.0.0.7:9001 refused";
+
+    fn every() -> Vec<(Rejection, u16, &'static str, Blame)> {
+        let soon = RetryAfter::by_chance(0);
+        vec![
+            (Rejection::NoRoute, 404, "no_route", Blame::Client),
+            (Rejection::NotUpgrade, 426, "not_upgrade", Blame::Client),
+            (Rejection::WrongVersion, 426, "not_upgrade", Blame::Client),
+            (Rejection::Malformed("The key is bad.".into()), 400, "malformed", Blame::Client),
+            (Rejection::TargetTooLong, 414, "too_large", Blame::Client),
+            (Rejection::HeadTimeout, 408, "timeout", Blame::Client),
+            (Rejection::Draining(soon), 503, "draining", Blame::Edge),
+            (Rejection::NoEndpoint(soon), 503, "no_endpoint", Blame::Upstream),
+            (Rejection::DialFailed(INSIDE.into()), 502, "dial_failed", Blame::Upstream),
+            (Rejection::UpstreamInvalid(INSIDE.into()), 502, "upstream_invalid", Blame::Upstream),
+            (Rejection::UpstreamTimeout, 504, "upstream_timeout", Blame::Upstream),
+            (Rejection::ClientGone, 400, "client_gone", Blame::Client),
+        ]
+    }
+
+    #[test]
+    fn each_refusal_has_its_status_its_word_and_its_culprit() {
+        for (rejection, status, outcome, by) in every() {
+            assert_eq!(rejection.status().as_u16(), status, "{rejection:?}");
+            assert_eq!(rejection.outcome().as_str(), outcome, "{rejection:?}");
+            assert_eq!(rejection.outcome().by(), Some(by), "{rejection:?}");
+            let level = match by {
+                Blame::Upstream => Level::WARN,
+                Blame::Client | Blame::Edge => Level::INFO,
+            };
+            assert_eq!(rejection.outcome().level(), level, "{rejection:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_is_a_problem_document_that_tells_nothing_of_the_inside() {
+        for (rejection, status, ..) in every() {
+            let response = rejection.response("id-\"1\"");
+            assert_eq!(response.status().as_u16(), status);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["type"], "about:blank");
+            assert_eq!(body["status"], status);
+            assert_eq!(body["title"], rejection.status().canonical_reason().unwrap());
+            assert_eq!(body["request_id"], "id-\"1\"");
+            assert!(!body["detail"].as_str().unwrap().contains("10.0"), "{body}");
+            assert_eq!(body.as_object().unwrap().len(), 5);
+        }
+        let log = Rejection::DialFailed(INSIDE.into()).to_string();
+        assert!(log.contains(INSIDE));
+    }
+
+    #[test]
+    fn a_426_names_the_protocol_and_its_version() {
+        for rejection in [Rejection::NotUpgrade, Rejection::WrongVersion] {
+            let response = rejection.response("1");
+            assert_eq!(response.headers()[UPGRADE], "websocket");
+            assert_eq!(response.headers()[CONNECTION], "upgrade");
+            assert_eq!(response.headers()[SEC_WEBSOCKET_VERSION], "13");
+        }
+    }
+
+    #[test]
+    fn a_late_head_is_answered_and_closed() {
+        assert_eq!(Rejection::HeadTimeout.response("1").headers()[CONNECTION], "close");
+    }
+
+    #[test]
+    fn the_refused_come_back_after_1_to_5_seconds() {
+        for random in 0..=u8::MAX {
+            let seconds = RetryAfter::by_chance(random);
+            assert!((1..=5).contains(&seconds.0));
+            for rejection in [Rejection::Draining(seconds), Rejection::NoEndpoint(seconds)] {
+                let response = rejection.response("1");
+                assert_eq!(response.headers()[RETRY_AFTER], seconds.0.to_string().as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn faults_of_either_handshake_become_refusals() {
+        assert_eq!(Rejection::from(NotUpgrade::PlainHttp), Rejection::NotUpgrade);
+        assert_eq!(Rejection::from(NotUpgrade::WrongVersion), Rejection::WrongVersion);
+        let body = Rejection::from(NotUpgrade::Malformed(Malformed::Key)).response("1");
+        let body: serde_json::Value = serde_json::from_slice(body.body()).unwrap();
+        assert_eq!(body["detail"], "Sec-WebSocket-Key must be 16 bytes in base64.");
+        let fault = AnswerFault::Extensions(ExtensionFault::NotOffered("mux".to_owned()));
+        let text = Rejection::from(fault).to_string();
+        assert_eq!(text, "the upstream broke the handshake: the extension mux was not offered");
+    }
+}
