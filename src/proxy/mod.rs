@@ -1,3 +1,4 @@
 //! From a request to a route's answer.
 
+pub mod headers;
 pub mod rejection;
