@@ -10,5 +10,7 @@ pub mod net;
 pub mod plan;
 pub mod proxy;
 pub mod route;
+pub mod snapshot;
 pub mod tunnel;
+pub mod upstream;
 pub mod ws;

@@ -1,4 +1,4 @@
-//! A client's connection while HTTP reads and writes it, watched for signs of life.
+//! A connection while HTTP reads and writes it, watched for signs of life.
 //!
 //! hyper owns the stream, and the task that drives hyper must know when a head began and since
 //! when an answer waits for its reader; both learn it from the shared [`Watch`].
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::Leg;
 use super::tls::{ServerStream, Session};
@@ -21,7 +21,8 @@ pub struct Stream {
 }
 
 enum Inner {
-    Plain(TcpStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
     Tls(Box<ServerStream>),
 }
 
@@ -51,8 +52,12 @@ impl Watch {
 }
 
 impl Stream {
-    pub fn plain(socket: TcpStream) -> Stream {
-        Stream { inner: Inner::Plain(socket), watch: Arc::default() }
+    pub fn tcp(socket: TcpStream) -> Stream {
+        Stream { inner: Inner::Tcp(socket), watch: Arc::default() }
+    }
+
+    pub fn unix(socket: UnixStream) -> Stream {
+        Stream { inner: Inner::Unix(socket), watch: Arc::default() }
     }
 
     pub fn tls(stream: ServerStream) -> Stream {
@@ -66,7 +71,8 @@ impl Stream {
     /// The leg of a tunnel, once HTTP is done with the stream.
     pub fn into_leg(self) -> Leg {
         match self.inner {
-            Inner::Plain(socket) => Leg::Tcp(socket),
+            Inner::Tcp(socket) => Leg::Tcp(socket),
+            Inner::Unix(socket) => Leg::Unix(socket),
             Inner::Tls(stream) => Leg::Tls(Box::new(Session::from(*stream))),
         }
     }
@@ -87,7 +93,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Inner::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Inner::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
             Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
         if buffer.filled().len() > before {
@@ -104,7 +111,8 @@ impl AsyncWrite for Stream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Inner::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Inner::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
             Inner::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         self.saw_write(&wrote);
@@ -117,7 +125,8 @@ impl AsyncWrite for Stream {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
+            Inner::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
+            Inner::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, bytes),
             Inner::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         };
         self.saw_write(&wrote);
@@ -130,14 +139,16 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Inner::Tcp(socket) => Pin::new(socket).poll_flush(cx),
+            Inner::Unix(socket) => Pin::new(socket).poll_flush(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Inner::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            Inner::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Inner::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -1,4 +1,140 @@
-//! From a request to a route's answer.
+//! One request from its head to its answer: find the route, read the upgrade, dial, commit.
+//!
+//! [`call`] runs on the worker that owns the connection. Every failure up to the commit is a
+//! [`Rejection`] and so an HTTP status; behind the commit there is a 101 and a tunnel, which is a
+//! task of its own.
 
+mod attempt;
+pub mod body;
 pub mod headers;
 pub mod rejection;
+mod websocket;
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, header};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+
+use self::attempt::Attempt;
+use self::body::Body;
+use self::headers::{RequestId, Scheme, client_address};
+use self::rejection::{Rejection, RetryAfter};
+use crate::control::Registry;
+use crate::metrics::RouteTally;
+use crate::route::Target;
+use crate::snapshot::Snapshot;
+use crate::tunnel::Shared;
+
+/// What the connections of one worker have in common. It never leaves its thread.
+pub struct Worker {
+    pub snapshot: Arc<Snapshot>,
+    pub registry: Rc<Registry>,
+    pub shared: Rc<Shared>,
+    /// Turns true once, when the drain has reached this worker.
+    pub draining: watch::Sender<bool>,
+    tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
+}
+
+impl Worker {
+    pub fn new(snapshot: Arc<Snapshot>, registry: Rc<Registry>, shared: Rc<Shared>) -> Rc<Worker> {
+        Rc::new(Worker {
+            snapshot,
+            registry,
+            shared,
+            draining: watch::Sender::new(false),
+            tallies: RefCell::default(),
+        })
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// This worker's counters of a route.
+    fn tally(&self, route: &Arc<str>) -> Arc<RouteTally> {
+        self.tallies.borrow_mut().entry(route.clone()).or_default().clone()
+    }
+}
+
+/// A client's connection, as far as its requests need to know it.
+pub struct Downstream {
+    pub peer: SocketAddr,
+    /// The address it reached.
+    pub local: SocketAddr,
+    /// The listener's address as the configuration writes it.
+    pub listener: SocketAddr,
+    pub scheme: Scheme,
+    /// The longest target that is read.
+    pub uri_limit: usize,
+    /// What lives as long as the connection, its tunnel included.
+    pub hold: Box<dyn Any>,
+}
+
+/// Answers one request.
+pub async fn call(
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let client =
+        client_address(downstream.peer.ip(), request.headers(), &worker.snapshot.trusted_proxies);
+    let id = RequestId::of(request.headers(), client, rand::random());
+    let mut attempt = Attempt::new(client, id, request.uri().path());
+    let result = answer(&worker, downstream, request, &mut attempt).await;
+    match result {
+        Ok(response) => response,
+        Err(rejection) => attempt.refused(&rejection),
+    }
+}
+
+async fn answer(
+    worker: &Rc<Worker>,
+    downstream: Rc<Downstream>,
+    request: Request<Incoming>,
+    attempt: &mut Attempt,
+) -> Result<Response<Body>, Rejection> {
+    let target_size = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target_size > downstream.uri_limit {
+        return Err(Rejection::TargetTooLong);
+    }
+    let target = Target::read(request.uri(), request.headers().get_all(header::HOST))
+        .map_err(|fault| Rejection::Malformed(format!("{fault}.")))?;
+    match worker.snapshot.routes.find(downstream.listener, &target) {
+        Some(route) => {
+            let route = route.clone();
+            attempt.found(&route.name);
+            websocket::open(worker, downstream, route, request, attempt).await
+        }
+        None => page(worker, &request, attempt).ok_or(Rejection::NoRoute),
+    }
+}
+
+/// The page at `/`, where there is one.
+fn page(
+    worker: &Worker,
+    request: &Request<Incoming>,
+    attempt: &mut Attempt,
+) -> Option<Response<Body>> {
+    let page = worker.snapshot.page?;
+    let asked =
+        request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
+    if !asked {
+        return None;
+    }
+    attempt.done();
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, "text/html; charset=utf-8")
+        .header(header::CACHE_CONTROL, "no-store")
+        .body(Body::from(page));
+    Some(response.expect("two well-known fields make a response"))
+}
+
+fn retry_after() -> RetryAfter {
+    RetryAfter::by_chance(rand::random())
+}

@@ -135,9 +135,16 @@ impl Deflate {
             (None, Some(_)) => false,
             (Some(answered), Some(offered)) => answered <= offered,
         };
-        // §7.1.2.2: only to a client that knows the parameter. The value it offered is a hint,
-        // and binds no answer; client_no_context_takeover (§7.1.1.2) is a hint altogether.
-        let client = self.client_window.is_none() || offer.client_window.is_some();
+        // §7.1.2.2: only to a client that knows the parameter, and no more than it goes to.
+        // Silence takes any offer: what the client said of its own side is then a hint, as
+        // client_no_context_takeover (§7.1.1.2) always is.
+        let client = match (self.client_window, offer.client_window) {
+            (None, _) | (Some(_), Some(ClientWindow::Any)) => true,
+            (Some(ClientWindow::AtMost(answered)), Some(ClientWindow::AtMost(offered))) => {
+                answered <= offered
+            }
+            (Some(_), _) => false,
+        };
         takeover && server && client
     }
 }
@@ -393,6 +400,7 @@ mod tests {
     fn an_answer_is_held_against_the_offer() {
         let plain = "permessage-deflate";
         let window = "permessage-deflate; client_max_window_bits";
+        let capped = "permessage-deflate; client_max_window_bits=10";
         let strict = "permessage-deflate; server_no_context_takeover; server_max_window_bits=10";
         let bad = |name: &str| Some(ExtensionFault::BadParameter(name.to_owned()));
         let unasked = |answer: &str| Some(ExtensionFault::NoSuchOffer(answer.to_owned()));
@@ -408,11 +416,12 @@ mod tests {
             ),
             (window, "permessage-deflate; client_max_window_bits=15", None),
             (window, "permessage-deflate; client_max_window_bits", bad("client_max_window_bits")),
-            // The value offered is a hint (RFC 7692 §7.1.2.2).
+            (capped, "permessage-deflate; client_max_window_bits=10", None),
+            (capped, "permessage-deflate", None),
             (
-                "permessage-deflate; client_max_window_bits=10",
-                "permessage-deflate; client_max_window_bits=15",
-                None,
+                capped,
+                "permessage-deflate; client_max_window_bits=11",
+                unasked("permessage-deflate; client_max_window_bits=11"),
             ),
             (strict, strict, None),
             (

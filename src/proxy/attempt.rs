@@ -1,0 +1,122 @@
+//! The record of one request until it is answered: it ends in exactly one log line, or in none
+//! when all went well.
+//!
+//! hyper drops a request's future when its client leaves; that is seen here, by the drop.
+
+use std::sync::Arc;
+
+use http::Response;
+use tracing::Level;
+
+use super::body::Body;
+use super::headers::{ClientAddress, RequestId};
+use super::rejection::{Outcome, Rejection};
+use crate::ending::Blame;
+
+/// Bytes of a field in a log line.
+const FIELD: usize = 256;
+
+pub(super) struct Attempt {
+    client: ClientAddress,
+    id: RequestId,
+    path: String,
+    route: Option<Arc<str>>,
+    open: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(client: ClientAddress, id: RequestId, path: &str) -> Attempt {
+        Attempt { client, id, path: clean(path), route: None, open: true }
+    }
+
+    pub(super) fn client(&self) -> ClientAddress {
+        self.client
+    }
+
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    pub(super) fn found(&mut self, route: &Arc<str>) {
+        self.route = Some(route.clone());
+    }
+
+    /// It was answered as it should be.
+    pub(super) fn done(&mut self) {
+        self.open = false;
+    }
+
+    /// It was refused by the edge.
+    pub(super) fn refused(&mut self, rejection: &Rejection) -> Response<Body> {
+        let status = rejection.status().as_u16();
+        self.log(rejection.outcome(), Some(status), &rejection.to_string());
+        rejection.response(self.id.as_str()).map(Body::from)
+    }
+
+    /// It was answered by the upstream, with no 101.
+    pub(super) fn refused_by_upstream(&mut self, status: u16) {
+        self.log(
+            Outcome::UpstreamRefused,
+            Some(status),
+            "the upstream answered without an upgrade",
+        );
+    }
+
+    fn log(&mut self, outcome: Outcome, status: Option<u16>, detail: &str) {
+        self.open = false;
+        let by = outcome.by().map_or("-", Blame::as_str);
+        let route = self.route.as_deref().unwrap_or("-");
+        let (client, request_id, path) = (self.client.addr, self.id.as_str(), &self.path);
+        let (outcome, level, detail) = (outcome.as_str(), outcome.level(), clean(detail));
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    outcome, status, by, %client, route, path, request_id, detail,
+                    "handshake refused"
+                )
+            };
+        }
+        match level {
+            Level::ERROR => line!(error),
+            Level::WARN => line!(warn),
+            _ => line!(info),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.open {
+            self.log(Outcome::ClientGone, None, "the client left before the answer");
+        }
+    }
+}
+
+/// A field as it may stand in a log: control characters escaped, 256 bytes at most.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len().min(FIELD));
+    for character in text.chars() {
+        let before = clean.len();
+        match character.is_control() {
+            true => clean.extend(character.escape_default()),
+            false => clean.push(character),
+        }
+        if clean.len() > FIELD {
+            clean.truncate(before);
+            break;
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_has_no_control_characters_and_an_end() {
+        assert_eq!(clean("/a\r\n\u{1b}[31m"), "/a\\r\\n\\u{1b}[31m");
+        assert_eq!(clean(&"ü".repeat(200)), "ü".repeat(128));
+        assert_eq!(clean(&"\n".repeat(200)).len(), 256);
+    }
+}

@@ -1,0 +1,251 @@
+//! A WebSocket's handshake on both sides, and the tunnel that comes of it.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::upgrade::{self, OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tracing::{debug, info, warn};
+
+use super::attempt::Attempt;
+use super::body::Body;
+use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
+use super::rejection::Rejection;
+use super::{Downstream, Worker, retry_after};
+use crate::control::Seat;
+use crate::ending::{Blame, Reason, Side};
+use crate::net::Stream;
+use crate::route::rewritten;
+use crate::snapshot::Route;
+use crate::tunnel::{Entrance, Report, Tunnel};
+use crate::upstream::{ConnectError, Connected, Lease, Opened};
+use crate::ws::handshake::{Offer, UpgradeRequest};
+
+/// Takes a request through its handshake. A 101 is returned only when nothing more can fail.
+pub(super) async fn open(
+    worker: &Rc<Worker>,
+    downstream: Rc<Downstream>,
+    route: Arc<Route>,
+    mut request: Request<Incoming>,
+    attempt: &mut Attempt,
+) -> Result<Response<Body>, Rejection> {
+    let on_upgrade = upgrade::on(&mut request);
+    let (parts, _) = request.into_parts();
+    let upgrade = UpgradeRequest::parse(&parts)?;
+    if worker.is_draining() {
+        return Err(Rejection::Draining(retry_after()));
+    }
+    let seat = worker.registry.take_seat();
+    let offer = permitted_offer(&upgrade, route.subprotocols.as_deref(), route.compression);
+    let outgoing = outgoing(&parts, &downstream, &route, &offer, attempt)?;
+    let opened = match route.cluster.connect(outgoing, &offer).await? {
+        Connected::Open(opened) => opened,
+        Connected::Refused(answer, lease) => {
+            attempt.refused_by_upstream(answer.status().as_u16());
+            return Ok(passed(answer, lease, &route));
+        }
+    };
+    // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
+    if worker.is_draining() {
+        return Err(Rejection::Draining(retry_after()));
+    }
+    attempt.done();
+    let mut response = Response::new(Body::from(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = client_headers(
+        &opened.head.headers,
+        &upgrade.accept(),
+        &opened.answer,
+        &route.response_headers,
+    );
+    let client = attempt.client().addr;
+    let prepared = Prepared { opened, seat, route, downstream, client };
+    tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
+    Ok(response)
+}
+
+/// The request to the upstream, written anew.
+fn outgoing(
+    parts: &http::request::Parts,
+    downstream: &Downstream,
+    route: &Route,
+    offer: &Offer,
+    attempt: &Attempt,
+) -> Result<Request<Empty<Bytes>>, Rejection> {
+    let host = host_of(parts)?;
+    let facts = Facts {
+        peer: downstream.peer.ip(),
+        client: attempt.client(),
+        request_id: attempt.id(),
+        scheme: downstream.scheme,
+        port: downstream.local.port(),
+        host: &host,
+    };
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let rewrite = &route.rewrite;
+    let target = rewritten(target, rewrite.strip_prefix.as_deref(), rewrite.add_prefix.as_deref());
+    let mut request = Request::new(Empty::new());
+    *request.uri_mut() = Uri::try_from(target)
+        .map_err(|_| Rejection::Malformed("the target cannot be rewritten.".to_owned()))?;
+    *request.headers_mut() = upstream_headers(
+        &parts.headers,
+        &facts,
+        offer,
+        route.cluster.host(),
+        &route.request_headers,
+    );
+    Ok(request)
+}
+
+/// The name by which the client called; an absolute-form target needs no Host.
+fn host_of(parts: &http::request::Parts) -> Result<HeaderValue, Rejection> {
+    let named = || parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    let host = parts.headers.get(header::HOST).cloned().or_else(named);
+    host.ok_or_else(|| Rejection::Malformed("no Host.".to_owned()))
+}
+
+/// An upstream's own answer as it goes to the client, whose connection then closes.
+fn passed(answer: Response<Incoming>, lease: Lease, route: &Route) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    head.headers = passed_headers(&head, &route.response_headers);
+    head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
+    head.extensions.clear();
+    head.version = http::Version::HTTP_11;
+    Response::from_parts(head, Body::Passed(body, lease))
+}
+
+impl From<ConnectError> for Rejection {
+    fn from(error: ConnectError) -> Rejection {
+        match error {
+            ConnectError::NoEndpoint(_) => Rejection::NoEndpoint(retry_after()),
+            ConnectError::Dial { .. } => Rejection::DialFailed(error.to_string()),
+            ConnectError::Handshake { .. } | ConnectError::Answer { .. } => {
+                Rejection::UpstreamInvalid(error.to_string())
+            }
+            ConnectError::Timeout { .. } => Rejection::UpstreamTimeout,
+        }
+    }
+}
+
+/// A tunnel that lacks only the client's stream.
+struct Prepared {
+    opened: Opened,
+    seat: Seat,
+    route: Arc<Route>,
+    downstream: Rc<Downstream>,
+    client: IpAddr,
+}
+
+impl Prepared {
+    /// Waits for the 101 to be written, runs the tunnel, and tells how it ended.
+    async fn run(self, worker: Rc<Worker>, on_upgrade: OnUpgrade) {
+        let Prepared { opened, seat, route, downstream, client } = self;
+        let Some(entrance) = enter(on_upgrade, &route, &opened).await else {
+            info!(id = %seat.id(), %client, route = &*route.name, by = "client",
+                outcome = "client_gone", "handshake refused");
+            return;
+        };
+        let story = Story {
+            id: seat.id().to_string(),
+            client,
+            route: route.name.clone(),
+            endpoint: opened.lease.endpoint().label().clone(),
+            began: Instant::now(),
+        };
+        let tally = worker.tally(&route.name);
+        let upstream = Entrance {
+            leg: opened.leg,
+            early: opened.early,
+            deflate: opened.answer.compresses(),
+            check_utf8: route.check_utf8,
+        };
+        let tunnel = Tunnel::new(
+            entrance,
+            upstream,
+            route.plan.clone(),
+            seat.mailbox(),
+            worker.shared.clone(),
+            tally.clone(),
+            rand::random(),
+        );
+        drop((worker, route));
+        tally.opened().add(1);
+        story.opened();
+        let report = tunnel.await;
+        tally.ended(report.ending.reason).add(1);
+        story.ended(&report);
+        drop((seat, downstream));
+    }
+}
+
+/// The client's stream, once HTTP has let go of it.
+async fn enter(on_upgrade: OnUpgrade, route: &Route, opened: &Opened) -> Option<Entrance> {
+    let parts = on_upgrade
+        .await
+        .ok()?
+        .downcast::<TokioIo<Stream>>()
+        .expect("a listener serves HTTP over a Stream");
+    Some(Entrance {
+        leg: parts.io.into_inner().into_leg(),
+        early: parts.read_buf,
+        deflate: opened.answer.compresses(),
+        check_utf8: route.check_utf8,
+    })
+}
+
+/// What the log says of a tunnel.
+struct Story {
+    id: String,
+    client: IpAddr,
+    route: Arc<str>,
+    endpoint: Arc<str>,
+    began: Instant,
+}
+
+impl Story {
+    fn opened(&self) {
+        let Story { id, client, route, endpoint, .. } = self;
+        debug!(id, %client, route = &**route, endpoint = &**endpoint, "tunnel opened");
+    }
+
+    fn ended(&self, report: &Report) {
+        let Story { id, client, route, endpoint, began } = self;
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let [frames_upstream, frames_downstream] = report.frames;
+        let [bytes_upstream, bytes_downstream] = report.bytes;
+        let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
+        let (reason, by) = (report.ending.reason.as_str(), report.ending.reason.by());
+        let (close_sent, code) = (close_sent(report), report.code);
+        macro_rules! line {
+            ($level:ident) => {
+                $level!(
+                    id, %client, route = &**route, endpoint = &**endpoint, duration_ms,
+                    frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
+                    reason, by = by.as_str(), close_sent, code, "tunnel ended"
+                )
+            };
+        }
+        match by {
+            Blame::Upstream if report.ending.reason != Reason::Closed(Side::Upstream) => {
+                line!(warn)
+            }
+            Blame::Client | Blame::Upstream | Blame::Edge => line!(info),
+        }
+    }
+}
+
+fn close_sent(report: &Report) -> &'static str {
+    match report.told {
+        [true, true] => "both",
+        [true, false] => "client",
+        [false, true] => "upstream",
+        [false, false] => "none",
+    }
+}

@@ -1,0 +1,67 @@
+//! What a configuration comes to while it runs: routes ready to be matched, clusters ready to be
+//! dialled.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::{self, Compression, Config, HeaderEdits, Rewrite, Utf8};
+use crate::plan::Plan;
+use crate::route::{Place, Table};
+use crate::upstream::Cluster;
+
+pub struct Snapshot {
+    pub routes: Table<Arc<Route>>,
+    pub trusted_proxies: Vec<IpNet>,
+    /// A page for plain HTTP where no route serves; the demo has one.
+    pub page: Option<&'static str>,
+}
+
+/// One route, and the upstream behind it.
+pub struct Route {
+    pub name: Arc<str>,
+    pub cluster: Arc<Cluster>,
+    pub rewrite: Rewrite,
+    pub subprotocols: Option<Vec<String>>,
+    pub compression: Compression,
+    pub check_utf8: bool,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+    pub plan: Arc<Plan>,
+}
+
+impl Snapshot {
+    pub fn new(config: &Config, page: Option<&'static str>) -> Snapshot {
+        let clusters: Vec<Arc<Cluster>> =
+            config.upstreams.iter().map(|upstream| Arc::new(Cluster::new(upstream))).collect();
+        let routes = config.routes.iter().map(|route| {
+            let place = Place {
+                host: route.host.clone(),
+                path: route.path.clone(),
+                listeners: route.listeners.clone(),
+            };
+            (place, Arc::new(Route::new(route, clusters[route.upstream].clone())))
+        });
+        Snapshot {
+            routes: Table::new(routes),
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            page,
+        }
+    }
+}
+
+impl Route {
+    fn new(route: &config::Route, cluster: Arc<Cluster>) -> Route {
+        Route {
+            name: route.name.clone(),
+            cluster,
+            rewrite: route.rewrite.clone(),
+            subprotocols: route.subprotocols.clone(),
+            compression: route.compression,
+            check_utf8: route.utf8 == Utf8::Check,
+            request_headers: route.request_headers.clone(),
+            response_headers: route.response_headers.clone(),
+            plan: route.plan.clone(),
+        }
+    }
+}
