@@ -1,22 +1,39 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
-//! `file` is the shape of the TOML, `diagnostics` what a person reads when it is wrong, `schema`
-//! what an editor reads. Only a `Config` leaves this module, and one exists only when it passed.
+//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `values`
+//! reads what stands behind one key, `validate` knows what keys have to do with each other,
+//! `diagnostics` is what a person reads when it is wrong, `schema` what an editor reads. Only a
+//! `Config` leaves this module, and one exists only when it passed.
 
+mod build;
+mod diagnostics;
+mod file;
+mod reader;
+mod schema;
+mod validate;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
+use thiserror::Error;
 
+pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
+pub use self::schema::schema;
 use crate::plan::Plan;
 use crate::route::{HostPattern, PathPattern};
 
 /// A whole configuration that has been checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub server: Server,
     pub listeners: Vec<Listener>,
@@ -24,7 +41,108 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// Checks the text of a file. `origin` is the file's name: relative names in it begin at its
+    /// folder. No other file is read; see [`unreadable`].
+    pub fn parse(text: &str, origin: &Path) -> Result<Parsed, Vec<Diagnostic>> {
+        let (file, faults) = reader::document(text)?;
+        validate::config(file, faults, origin.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+        let bytes = std::fs::read(path)
+            .map_err(|error| LoadError::Unreadable { path: path.to_owned(), error })?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => return Err(LoadError::Faulty(not_utf8(path, &error))),
+        };
+        match Config::parse(&text, path) {
+            Ok(Parsed { config, warnings, files }) => {
+                Ok(Loaded { config, files, warnings: Report::new(path, &text, warnings) })
+            }
+            Err(faults) => Err(LoadError::Faulty(Report::new(path, &text, faults))),
+        }
+    }
+}
+
+/// What a good text holds.
 #[derive(Clone, Debug)]
+pub struct Parsed {
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+    pub files: Vec<NamedFile>,
+}
+
+/// What a good file holds.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Report,
+    /// Every file that the configuration names.
+    pub files: Vec<NamedFile>,
+}
+
+impl Loaded {
+    /// The faults of the files it names; empty when all can be read.
+    pub fn check_files(&self) -> Report {
+        Report::new(&self.warnings.origin, &self.warnings.text, unreadable(&self.files))
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    /// Displays as the plain rendering of its diagnostics.
+    #[error("{0}")]
+    Faulty(Report),
+}
+
+/// The text is kept, with marks where it is not UTF-8; bytes before the first one stay in place.
+fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> Report {
+    let start = error.utf8_error().valid_up_to();
+    let fault = Diagnostic::fault(start..start + '\u{fffd}'.len_utf8(), "the file is not UTF-8")
+        .label("the first byte that is not")
+        .help("save the file as UTF-8");
+    Report::new(path, &String::from_utf8_lossy(error.as_bytes()), vec![fault])
+}
+
+/// A file that the configuration names, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    pub path: PathBuf,
+    pub span: Span,
+    /// What it is for: "certificate chain".
+    pub purpose: &'static str,
+}
+
+/// A fault for each file that is not there or cannot be read.
+pub fn unreadable(files: &[NamedFile]) -> Vec<Diagnostic> {
+    let fault = |file: &NamedFile| match readable(&file.path) {
+        Ok(()) => None,
+        Err(error) => {
+            let message = format!("cannot read the {}: {error}", file.purpose);
+            let help = format!("wsgate looks for it at {}", file.path.display());
+            Some(Diagnostic::fault(file.span.clone(), message).label("this file").help(help))
+        }
+    };
+    files.iter().filter_map(fault).collect()
+}
+
+/// A pipe is taken as readable: to open it would wait for its writer.
+fn readable(path: &Path) -> io::Result<()> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if kind.is_file() {
+        std::fs::File::open(path)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// `None` is `"auto"`: one for each core.
     pub workers: Option<NonZeroUsize>,
@@ -103,7 +221,7 @@ pub struct ClientAuth {
     pub required: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: Arc<str>,
     pub endpoints: Vec<EndpointAddress>,
@@ -113,7 +231,7 @@ pub struct Upstream {
     pub host: Option<HeaderValue>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointAddress {
     Ip(SocketAddr),
     /// A name, resolved at each dial.
@@ -124,7 +242,7 @@ pub enum EndpointAddress {
     Unix(PathBuf),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub name: Arc<str>,
     pub host: HostPattern,

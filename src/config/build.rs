@@ -1,0 +1,220 @@
+//! A file without fault becomes a [`Config`]: every value moves into its final type.
+//!
+//! An empty field is a fault that was told before, so the whole is `None` then.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::values::{Bytes, ClientCertificate, FileName, Lasting, OrOff, PathPrefix};
+use super::{
+    CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits, Listener,
+    ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Rewrite, Route, Server,
+    Upstream, file,
+};
+use crate::plan::{Beat, Heartbeat, Plan, Sizes};
+use crate::route::HostPattern;
+
+/// `control_frames`: so many times its number at once.
+const CONTROL_BURST: u32 = 10;
+
+/// The configuration, and every file it names; relative names begin at `folder`.
+pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Vec<NamedFile>)> {
+    let mut files = Files { folder, named: Vec::new() };
+    let upstreams: Vec<Upstream> = all(file.upstream.value?.0, upstream)?;
+    let config = Config {
+        server: server(file.server.value?)?,
+        listeners: all(file.listener.value?.0, |table| listener(table, &mut files))?,
+        routes: all(file.route.value?.0, |table| route(table, &upstreams))?,
+        upstreams,
+    };
+    Some((config, files.named))
+}
+
+fn all<T, U>(items: Vec<T>, make: impl FnMut(T) -> Option<U>) -> Option<Vec<U>> {
+    items.into_iter().map(make).collect()
+}
+
+/// The files that the configuration names.
+struct Files<'a> {
+    folder: &'a Path,
+    named: Vec<NamedFile>,
+}
+
+impl Files<'_> {
+    fn add(&mut self, name: Spanned<FileName>, purpose: &'static str) -> std::path::PathBuf {
+        let span = name.span();
+        let path = self.folder.join(name.into_inner().0);
+        self.named.push(NamedFile { path: path.clone(), span, purpose });
+        path
+    }
+}
+
+// ---- server ----
+
+fn server(table: file::Server) -> Option<Server> {
+    let log = table.log.value?;
+    let networks = table.trusted_proxies.value?;
+    Some(Server {
+        workers: table.workers.value?.0,
+        trusted_proxies: networks.into_iter().map(|network| network.0).collect(),
+        drain: drain(table.drain.value?)?,
+        backlog_total: table.backlog_total.value?.in_memory(),
+        log: Log { format: log.format.value?, level: log.level.value? },
+    })
+}
+
+fn drain(table: file::Drain) -> Option<Drain> {
+    Some(Drain {
+        delay: table.delay.value?,
+        window: table.window.value?,
+        timeout: table.timeout.value?.0,
+        code: table.code.value?.0,
+    })
+}
+
+// ---- listeners ----
+
+fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
+    let timeouts = table.timeouts.value?;
+    let limits = table.limits.value?;
+    Some(Listener {
+        listen: table.listen.value?.0,
+        timeouts: ListenerTimeouts {
+            tls: timeouts.tls.value?.0,
+            header: timeouts.header.value?.0,
+            keepalive: timeouts.keepalive.value?.0,
+        },
+        limits: ListenerLimits {
+            header_bytes: limits.header_bytes.value?.in_memory(),
+            uri: limits.uri.value?.in_memory(),
+            connections: usize::try_from(limits.connections.value?.0).ok()?,
+            pending: usize::try_from(limits.pending.value?.0).ok()?,
+        },
+        reuse_port: table.reuse_port.value?,
+        tls: match table.tls.value? {
+            Some(tls) => Some(listener_tls(tls, files)?),
+            None => None,
+        },
+    })
+}
+
+fn listener_tls(table: file::ListenerTls, files: &mut Files<'_>) -> Option<ListenerTls> {
+    let certificates = all(table.certificates.value?, |entry| {
+        Some(CertificateFiles {
+            chain: files.add(entry.chain.value?, "certificate chain"),
+            key: files.add(entry.key.value?, "private key"),
+        })
+    })?;
+    let required = table.client_auth.value? == ClientCertificate::Require;
+    let client_auth = table
+        .client_ca
+        .value?
+        .map(|name| ClientAuth { ca: files.add(name, "client authorities"), required });
+    Some(ListenerTls { certificates, client_auth })
+}
+
+// ---- upstreams ----
+
+fn upstream(table: file::Upstream) -> Option<Upstream> {
+    let endpoints = table.endpoints.value?;
+    Some(Upstream {
+        name: table.name.value?.into_inner().0.into(),
+        endpoints: endpoints.into_iter().map(endpoint).collect(),
+        connect_timeout: table.connect_timeout.value?.0,
+        handshake_timeout: table.handshake_timeout.value?.0,
+        host: table.host.value?.0,
+    })
+}
+
+fn endpoint(endpoint: Spanned<super::values::Endpoint>) -> EndpointAddress {
+    endpoint.into_inner().0
+}
+
+// ---- routes ----
+
+fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
+    let name = table.upstream.value?.into_inner().0;
+    let listeners = table.listeners.value?;
+    let subprotocols = table.subprotocols.value?;
+    Some(Route {
+        name: table.name.value?.into_inner().0.into(),
+        host: table.host.value?.unwrap_or(HostPattern::Any),
+        path: table.path.value?,
+        upstream: upstreams.iter().position(|upstream| *upstream.name == *name)?,
+        listeners: listeners.into_iter().map(|listener| listener.into_inner().0).collect(),
+        rewrite: match table.rewrite.value? {
+            Some(table) => rewrite(table)?,
+            None => Rewrite::default(),
+        },
+        subprotocols: subprotocols
+            .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
+        compression: table.compression.value?,
+        utf8: table.utf8.value?,
+        request_headers: header_edits(table.request_headers.value?)?,
+        response_headers: header_edits(table.response_headers.value?)?,
+        plan: Arc::new(plan(table.limits.value?, table.heartbeat.value?, table.timeouts.value?)?),
+    })
+}
+
+fn rewrite(table: file::Rewrite) -> Option<Rewrite> {
+    let text = |prefix: PathPrefix| prefix.0;
+    Some(Rewrite {
+        strip_prefix: table.strip_prefix.value?.map(Spanned::into_inner).map(text),
+        add_prefix: table.add_prefix.value?.map(text),
+    })
+}
+
+fn header_edits(table: file::HeaderEdits) -> Option<HeaderEdits> {
+    let remove = table.remove.value?;
+    Some(HeaderEdits {
+        set: table.set.value?.0,
+        remove: remove.into_iter().map(|header| header.0).collect(),
+    })
+}
+
+fn plan(
+    limits: file::Limits,
+    heartbeat: file::Heartbeat,
+    timeouts: file::RouteTimeouts,
+) -> Option<Plan> {
+    let upstream = limits.upstream.value?;
+    Some(Plan {
+        client: sizes(limits.max_frame_size.value?, limits.max_message_size.value?),
+        upstream: sizes(upstream.max_frame_size.value?, upstream.max_message_size.value?),
+        control_frames: limits.control_frames.value?.with_burst(CONTROL_BURST),
+        frame_stall: lasting(limits.frame_stall.value?),
+        backlog: limits.backlog.value?.in_memory(),
+        slow_consumer: lasting(limits.slow_consumer.value?),
+        heartbeat: beats(heartbeat)?,
+        idle: lasting(timeouts.idle.value?),
+        max_age: lasting(timeouts.max_age.value?),
+        close: timeouts.close.value?.0,
+    })
+}
+
+fn sizes(frame: OrOff<Bytes>, message: OrOff<Bytes>) -> Sizes {
+    let bound = |size: OrOff<Bytes>| size.on().map_or(u64::MAX, |bytes| bytes.0);
+    Sizes { max_frame: bound(frame), max_message: bound(message) }
+}
+
+fn lasting(duration: OrOff<Lasting>) -> Option<Duration> {
+    duration.on().map(|lasting| lasting.0)
+}
+
+fn beats(table: file::Heartbeat) -> Option<Heartbeat> {
+    let upstream = table.upstream.value?;
+    Some(Heartbeat {
+        client: Beat {
+            interval: lasting(table.interval.value?),
+            timeout: lasting(table.timeout.value?),
+        },
+        upstream: Beat {
+            interval: lasting(upstream.interval.value?),
+            timeout: lasting(upstream.timeout.value?),
+        },
+        forward: table.forward.value?,
+    })
+}

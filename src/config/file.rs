@@ -1,0 +1,298 @@
+//! The shape of the file: every table, every key, its default and its meaning, declared once.
+//!
+//! The reader, the hints for unknown keys and the JSON Schema all come from here. What the keys
+//! have to do with each other is `validate`'s.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::reader::{Literal, Tables, table};
+use super::values::{
+    Bytes, ClientCertificate, CloseCode, Count, FileName, Header, Headers, Lasting, ListenAddress,
+    Name, Network, OrOff, PathPrefix, PerTime, SentHost, Subprotocol, Workers,
+};
+use super::{Compression, EndpointAddress, LogFormat, Utf8};
+use crate::route::{HostPattern, PathPattern};
+
+/// A size that may be any.
+type AnySize = Bytes;
+/// hyper's own buffer is never smaller.
+type HeadSize = Bytes<8192, { 16 << 20 }>;
+/// Longer targets than 64 KiB hyper itself refuses.
+type TargetSize = Bytes<1, 65536>;
+
+table! {
+    /// The configuration of wsgate, a WebSocket edge.
+    "the file": File {
+        /// The process as a whole.
+        server: Server = Literal::EmptyTable,
+        /// Where clients connect.
+        listener: Tables<Listener>,
+        /// The servers behind the edge.
+        upstream: Tables<Upstream>,
+        /// Which requests go to which upstream, and under what rules.
+        route: Tables<Route>,
+    }
+    later ["admin"]
+}
+
+table! {
+    /// The process as a whole.
+    "[server]": Server {
+        /// Worker threads: a number, or "auto" for one a core.
+        workers: Workers = "auto",
+        /// Networks whose X-Forwarded-* headers are believed.
+        trusted_proxies: Vec<Network> = Literal::EmptyList,
+        /// How the process stops.
+        drain: Drain = Literal::EmptyTable,
+        /// The most that all backlogs together may hold; it is split over the workers.
+        backlog_total: AnySize = "512MiB",
+        /// What is logged.
+        log: Log = Literal::EmptyTable,
+    }
+}
+
+table! {
+    /// How the process stops.
+    "[server.drain]": Drain {
+        /// From the signal until the listeners close, so that balancers can look away first.
+        delay: Duration = "0s",
+        /// The time over which the Close frames are spread.
+        window: Duration = "10s",
+        /// From the signal until what is left is cut.
+        timeout: Lasting = "30s",
+        /// The close code that clients get.
+        code: CloseCode = Literal::Whole("1012"),
+    }
+}
+
+table! {
+    /// What is logged.
+    "[server.log]": Log {
+        /// One JSON object a line, or text for people.
+        format: LogFormat = "json",
+        /// The least severe lines that are written.
+        level: tracing::Level = "info",
+    }
+}
+
+table! {
+    /// Where clients connect.
+    "[[listener]]": Listener {
+        /// An IP address and a port.
+        listen: ListenAddress,
+        /// Deadlines before a request is whole.
+        timeouts: ListenerTimeouts = Literal::EmptyTable,
+        /// Bounds on what clients can take.
+        limits: ListenerLimits = Literal::EmptyTable,
+        /// Several processes may share the address; else a taken port is an error.
+        reuse_port: bool = false,
+        /// Certificates; without this table the listener speaks plain HTTP.
+        tls: Option<ListenerTls>,
+    }
+    later ["proxy_protocol", "http2"]
+}
+
+table! {
+    /// Deadlines before a request is whole.
+    "[listener.timeouts]": ListenerTimeouts {
+        /// For the TLS handshake.
+        tls: Lasting = "10s",
+        /// For a request's head.
+        header: Lasting = "10s",
+        /// For the next request on an open connection.
+        keepalive: Lasting = "75s",
+    }
+}
+
+table! {
+    /// Bounds on what clients can take.
+    "[listener.limits]": ListenerLimits {
+        /// The size of a request's head.
+        header_bytes: HeadSize = "32KiB",
+        /// The size of a request's target: path and query.
+        uri: TargetSize = "8KiB",
+        /// Open connections.
+        connections: Count = Literal::Whole("100000"),
+        /// Connections whose TLS handshake or first request is not yet whole.
+        pending: Count = Literal::Whole("1000"),
+    }
+}
+
+table! {
+    /// How a listener speaks TLS.
+    "[listener.tls]": ListenerTls {
+        /// Certificates; with several the client's SNI chooses, and the first serves all others.
+        certificates: Vec<Certificate>,
+        /// A file of authorities whose client certificates are accepted.
+        client_ca: Option<Spanned<FileName>>,
+        /// Whether a client must show a certificate, or is only asked for one.
+        client_auth: ClientCertificate = "require",
+    }
+}
+
+table! {
+    /// A certificate and its key, in PEM.
+    "an entry of `certificates`": Certificate {
+        /// The certificate and those between it and its authority.
+        chain: Spanned<FileName>,
+        /// The private key.
+        key: Spanned<FileName>,
+    }
+}
+
+table! {
+    /// The servers behind the edge.
+    "[[upstream]]": Upstream {
+        /// What routes call it.
+        name: Spanned<Name>,
+        /// Where its servers listen: "ip:port", "name:port" or "unix:/path".
+        endpoints: Vec<Spanned<super::values::Endpoint>>,
+        /// For the connection to an endpoint.
+        connect_timeout: Lasting = "5s",
+        /// For the whole handshake: every dial and the endpoint's answer.
+        handshake_timeout: Lasting = "10s",
+        /// The Host it sees: "pass" for the client's, or a name.
+        host: SentHost = "pass",
+    }
+    later [
+        "resolve", "balance", "hash_key", "hash_seed_file", "bounded_load", "affinity_cookie",
+        "source_addresses", "tls", "health", "passive", "on_removed",
+    ]
+}
+
+table! {
+    /// One server behind the edge.
+    "an endpoint": Endpoint {
+        /// "ip:port", "name:port" or "unix:/path".
+        address: EndpointAddress,
+    }
+    later ["weight", "max_connections", "backup", "id"]
+}
+
+table! {
+    /// Which requests go to which upstream, and under what rules.
+    "[[route]]": Route {
+        /// What logs and metrics call it.
+        name: Spanned<Name>,
+        /// A name, or *.example.com for all below it; absent: any.
+        host: Option<HostPattern>,
+        /// A prefix that ends at a slash of the request; "=/ws" is /ws alone.
+        path: PathPattern = "/",
+        /// The name of an [[upstream]].
+        upstream: Spanned<Name>,
+        /// Addresses of listeners that serve it; empty: all.
+        listeners: Vec<Spanned<ListenAddress>> = Literal::EmptyList,
+        /// How the path changes on its way to the upstream.
+        rewrite: Option<Rewrite>,
+        /// Subprotocols that may be agreed; absent: as client and upstream agree.
+        subprotocols: Option<Vec<Spanned<Subprotocol>>>,
+        /// Whether client and upstream may agree on permessage-deflate.
+        compression: Compression = "pass",
+        /// Whether text is checked to be UTF-8, which needs compression = "strip".
+        utf8: Utf8 = "pass",
+        /// Bounds on frames and messages.
+        limits: Limits = Literal::EmptyTable,
+        /// How dead connections are found.
+        heartbeat: Heartbeat = Literal::EmptyTable,
+        /// How long a connection lives.
+        timeouts: RouteTimeouts = Literal::EmptyTable,
+        /// What changes in the request's headers.
+        request_headers: HeaderEdits = Literal::EmptyTable,
+        /// What changes in the answer's headers.
+        response_headers: HeaderEdits = Literal::EmptyTable,
+    }
+    later [
+        "redirect", "on_removed", "clients", "plain_http", "reject", "unauthorized_code", "origin",
+        "token", "authorize",
+    ]
+}
+
+table! {
+    /// How the path changes on its way to the upstream.
+    "[route.rewrite]": Rewrite {
+        /// Whole segments that are taken off its front.
+        strip_prefix: Option<Spanned<PathPrefix>>,
+        /// What goes before the rest.
+        add_prefix: Option<PathPrefix>,
+    }
+}
+
+table! {
+    /// Bounds on frames and messages.
+    "[route.limits]": Limits {
+        /// The largest frame of a client, in bytes on the wire.
+        max_frame_size: OrOff<AnySize> = "1MiB",
+        /// The largest message of a client, in bytes on the wire.
+        max_message_size: OrOff<AnySize> = "4MiB",
+        /// The same for the upstream.
+        upstream: UpstreamLimits = Literal::EmptyTable,
+        /// Pings, pongs and needlessly small fragments of a client; ten times as many at once.
+        control_frames: PerTime = "10/s",
+        /// The longest pause within a frame.
+        frame_stall: OrOff<Lasting> = "30s",
+        /// What may wait for one side before the other is no longer read.
+        backlog: AnySize = "256KiB",
+        /// The longest time in which a backlog does not move.
+        slow_consumer: OrOff<Lasting> = "60s",
+    }
+    later ["handshakes", "connections", "messages", "bytes"]
+}
+
+table! {
+    /// Bounds on what the upstream sends.
+    "[route.limits.upstream]": UpstreamLimits {
+        /// The largest frame, in bytes on the wire.
+        max_frame_size: OrOff<AnySize> = "off",
+        /// The largest message, in bytes on the wire.
+        max_message_size: OrOff<AnySize> = "off",
+    }
+}
+
+table! {
+    /// How dead connections are found.
+    "[route.heartbeat]": Heartbeat {
+        /// How often a client is pinged.
+        interval: OrOff<Lasting> = "30s",
+        /// How long a client may stay silent after a ping.
+        timeout: OrOff<Lasting> = "10s",
+        /// The same for the upstream.
+        upstream: UpstreamHeartbeat = Literal::EmptyTable,
+        /// Pings and pongs pass end to end, and only a silent side is pinged.
+        forward: bool = false,
+    }
+}
+
+table! {
+    /// How dead upstream connections are found.
+    "[route.heartbeat.upstream]": UpstreamHeartbeat {
+        /// How often the upstream is pinged.
+        interval: OrOff<Lasting> = "30s",
+        /// How long it may stay silent after a ping; "off": a silent one ends nothing.
+        timeout: OrOff<Lasting> = "off",
+    }
+}
+
+table! {
+    /// How long a connection lives.
+    "[route.timeouts]": RouteTimeouts {
+        /// Without a data frame either way.
+        idle: OrOff<Lasting> = "off",
+        /// At most; jitter shortens it.
+        max_age: OrOff<Lasting> = "off",
+        /// For the answer to a Close.
+        close: Lasting = "5s",
+    }
+    later ["response"]
+}
+
+table! {
+    /// What changes in the headers of a request or an answer.
+    "[route.request_headers] and [route.response_headers]": HeaderEdits {
+        /// Headers that are set, whatever they were before.
+        set: Headers = Literal::EmptyTable,
+        /// Headers that are taken out.
+        remove: Vec<Header> = Literal::EmptyList,
+    }
+}
