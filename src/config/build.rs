@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::values::{Bytes, ClientCertificate, FileName, Lasting, OrOff, PathPrefix};
+use super::names::{ClientCertificate, FileName, PathPrefix};
+use super::quantities::{Bytes, Lasting, OrOff};
 use super::{
     CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits, Listener,
     ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Rewrite, Route, Server,
@@ -129,7 +130,7 @@ fn upstream(table: file::Upstream) -> Option<Upstream> {
     })
 }
 
-fn endpoint(endpoint: Spanned<super::values::Endpoint>) -> EndpointAddress {
+fn endpoint(endpoint: Spanned<super::names::Endpoint>) -> EndpointAddress {
     endpoint.into_inner().0
 }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::reader::{Literal, Tables, table};
-use super::values::{
-    Bytes, ClientCertificate, CloseCode, Count, FileName, Header, Headers, Lasting, ListenAddress,
-    Name, Network, OrOff, PathPrefix, PerTime, SentHost, Subprotocol, Workers,
+use super::names::{
+    ClientCertificate, FileName, Header, Headers, ListenAddress, Name, Network, PathPrefix,
+    SentHost, Subprotocol,
 };
+use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
+use super::reader::{Literal, Tables, table};
 use super::{Compression, EndpointAddress, LogFormat, Utf8};
 use crate::route::{HostPattern, PathPattern};
 
@@ -148,7 +149,7 @@ table! {
         /// What routes call it.
         name: Spanned<Name>,
         /// Where its servers listen: "ip:port", "name:port" or "unix:/path".
-        endpoints: Vec<Spanned<super::values::Endpoint>>,
+        endpoints: Vec<Spanned<super::names::Endpoint>>,
         /// For the connection to an endpoint.
         connect_timeout: Lasting = "5s",
         /// For the whole handshake: every dial and the endpoint's answer.

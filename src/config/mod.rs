@@ -1,17 +1,19 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
-//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `values`
-//! reads what stands behind one key, `validate` knows what keys have to do with each other,
-//! `diagnostics` is what a person reads when it is wrong, `schema` what an editor reads. Only a
-//! `Config` leaves this module, and one exists only when it passed.
+//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`
+//! and `names` read what stands behind one key, `validate` knows what keys have to do with each
+//! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
+//! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
+//! passed.
 
 mod build;
 mod diagnostics;
 mod file;
+mod names;
+mod quantities;
 mod reader;
 mod schema;
 mod validate;
-mod values;
 
 #[cfg(test)]
 mod tests;

@@ -78,32 +78,61 @@ pub(super) trait Text: Sized {
     }
 }
 
-/// What is wrong with a value, before anyone knows where it stands.
+/// What is wrong with a text, before anyone knows where it stands.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
+    /// Follows the text in the message; `None`: "is not" and the type's name.
+    verdict: Option<&'static str>,
     /// Goes beneath the underline.
-    pub label: String,
-    pub help: String,
+    label: String,
+    help: String,
 }
 
 impl Complaint {
-    pub fn new(label: impl Into<String>, help: impl Into<String>) -> Complaint {
-        Complaint { label: label.into(), help: help.into() }
+    /// The text is none of this type.
+    pub fn malformed(label: impl Into<String>, help: impl Into<String>) -> Complaint {
+        Complaint { verdict: None, label: label.into(), help: help.into() }
+    }
+
+    /// The text is of this type, but must not stand here.
+    pub fn unfit(
+        verdict: &'static str,
+        label: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Complaint {
+        Complaint { verdict: Some(verdict), label: label.into(), help: help.into() }
+    }
+
+    /// The same, with one more thing that could be written.
+    #[must_use]
+    pub fn or(mut self, other: &str) -> Complaint {
+        self.help = format!("{}; or {other:?}", self.help);
+        self
+    }
+
+    fn diagnostic(self, text: &str, name: &str, span: Span) -> Diagnostic {
+        let message = match self.verdict {
+            Some(verdict) => format!("{text:?} {verdict}"),
+            None => format!("{text:?} is not {name}"),
+        };
+        Diagnostic::fault(span, message).label(self.label).help(self.help)
     }
 }
 
 impl<T: Text> Read for T {
     fn read(node: &Node<'_>, faults: &mut Faults) -> Option<T> {
         let DeValue::String(text) = node.get_ref() else {
-            faults.push(wrong_type(node, T::NAME, &format!("write {:?}", T::EXAMPLE)));
+            faults.push(wrong_type(
+                node,
+                T::NAME,
+                &format!("write it in quotes, such as {:?}", T::EXAMPLE),
+            ));
             return None;
         };
         match T::parse(text) {
             Ok(value) => Some(value),
             Err(complaint) => {
-                let message = format!("{text:?} is not {}", T::NAME);
-                let fault = Diagnostic::fault(node.span(), message);
-                faults.push(fault.label(complaint.label).help(complaint.help));
+                faults.push(complaint.diagnostic(text, T::NAME, node.span()));
                 None
             }
         }
@@ -175,8 +204,9 @@ pub(super) struct Tables<T>(pub Vec<T>);
 impl<T: Read> Read for Tables<T> {
     fn read(node: &Node<'_>, faults: &mut Faults) -> Option<Tables<T>> {
         if !matches!(node.get_ref(), DeValue::Array(_)) {
-            let help = "write its header in double brackets: [[…]]";
-            faults.push(wrong_type(node, "a list of tables", help));
+            let title = T::schema()["title"].as_str().unwrap_or("[[…]]").to_owned();
+            let help = format!("write its header in double brackets: {title}");
+            faults.push(wrong_type(node, "a list of tables", &help));
             return None;
         }
         Vec::read(node, faults).map(Tables)
@@ -303,9 +333,11 @@ impl<'a> TableReader<'a> {
         Some(TableReader { table, span: node.span(), shape })
     }
 
+    /// Reads one key; `about` says what it is, should it be missing.
     pub fn field<T: Read>(
         &self,
         key: &str,
+        about: &str,
         default: Option<Literal>,
         faults: &mut Faults,
     ) -> Field<T> {
@@ -318,17 +350,35 @@ impl<'a> TableReader<'a> {
             None => T::absent(),
         };
         if value.is_none() {
-            faults.push(self.missing(key));
+            faults.push(self.missing(key, about, &example(&T::schema())));
         }
         Field { value, span, written: false }
     }
 
-    fn missing(&self, key: &str) -> Diagnostic {
-        let title = self.shape.title;
-        let message = format!("{title} has no `{key}`");
-        let fault = Diagnostic::fault(self.span.clone(), message);
-        fault.label(format!("`{key}` is missing here")).help(format!("{title} needs `{key} = …`"))
+    fn missing(&self, key: &str, about: &str, example: &str) -> Diagnostic {
+        let message = format!("{} has no `{key}`", self.shape.title);
+        Diagnostic::fault(self.span.clone(), message)
+            .label(format!("`{key}` is missing here"))
+            .help(format!("add {key} = {example}\n{}", about.trim()))
     }
+}
+
+/// A value that a schema would take, as a file writes it.
+fn example(schema: &Json) -> String {
+    if let Some(text) = schema["examples"][0].as_str() {
+        return format!("{text:?}");
+    }
+    if let Some(first) = schema["anyOf"].get(0) {
+        return example(first);
+    }
+    if let Some(items) = schema.get("items") {
+        return format!("[{}]", example(items));
+    }
+    let required = schema["required"].as_array().into_iter().flatten();
+    let keys = required.filter_map(Json::as_str);
+    let entries: Vec<String> =
+        keys.map(|key| format!("{key} = {}", example(&schema["properties"][key]))).collect();
+    format!("{{ {} }}", entries.join(", "))
 }
 
 fn unknown_key(key: &Spanned<DeString<'_>>, shape: &Shape) -> Diagnostic {
@@ -452,7 +502,7 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Comp
         Some(near) => format!("did you mean {near:?}? It may be {}", all.join(" or ")),
         None => format!("it may be {}", all.join(" or ")),
     };
-    Err(Complaint::new("no such choice", help))
+    Err(Complaint::malformed("no such choice", help))
 }
 
 /// Complains of whatever is written twice; the first of them stands.
@@ -513,6 +563,7 @@ macro_rules! table {
                 Some($name {
                     $( $key: table.field(
                         stringify!($key),
+                        concat!($($doc),+),
                         $crate::config::reader::default!($($default)?),
                         faults,
                     ), )*

@@ -1,1 +1,491 @@
+//! The configuration as a person meets it: what a good file means, and what a broken one is told.
 
+use proptest::prelude::*;
+use serde_json::Value as Json;
+
+use super::*;
+use crate::route::{HostPattern, PathPattern};
+
+const WSGATE: &str = include_str!("../../conf/wsgate.toml");
+const REFERENCE: &str = include_str!("../../conf/reference.toml");
+
+/// The least that is good.
+const LEAST: &str = r#"
+[[listener]]
+listen = "127.0.0.1:8080"
+[[upstream]]
+name = "app"
+endpoints = ["127.0.0.1:9001"]
+[[route]]
+name = "app"
+upstream = "app"
+"#;
+
+fn parse(text: &str) -> Result<Parsed, Vec<Diagnostic>> {
+    Config::parse(text, Path::new("conf/wsgate.toml"))
+}
+
+fn good(text: &str) -> Config {
+    match parse(text) {
+        Ok(parsed) => parsed.config,
+        Err(faults) => panic!("{}", Report::new(Path::new("wsgate.toml"), text, faults)),
+    }
+}
+
+/// What `wsgate check` would print, faults and warnings.
+fn told(text: &str) -> String {
+    let diagnostics = match parse(text) {
+        Ok(parsed) => parsed.warnings,
+        Err(faults) => faults,
+    };
+    Report::new(Path::new("wsgate.toml"), text, diagnostics).to_string()
+}
+
+// ---- good files ----
+
+#[test]
+fn the_least_file_has_every_default() {
+    let config = good(LEAST);
+    assert_eq!(config.server.workers, None);
+    assert_eq!(config.server.drain.code, 1012);
+    assert_eq!(config.server.backlog_total, 512 << 20);
+    assert_eq!(config.listeners[0].limits.header_bytes, 32 << 10);
+    assert_eq!(config.listeners[0].tls, None);
+    assert_eq!(config.upstreams[0].handshake_timeout, Duration::from_secs(10));
+    let route = &config.routes[0];
+    assert_eq!(route.host, HostPattern::Any);
+    assert_eq!(route.path, PathPattern::Prefix("/".into()));
+    assert_eq!(route.subprotocols, None);
+    assert_eq!(*route.plan, Plan::default());
+}
+
+#[test]
+fn the_file_to_start_from_is_good_and_warns_of_nothing() {
+    let parsed = parse(WSGATE).expect("conf/wsgate.toml is good");
+    assert_eq!(parsed.warnings, []);
+    assert_eq!(parsed.config.upstreams[0].endpoints.len(), 2);
+    assert!(parsed.config.listeners[0].tls.is_some());
+}
+
+#[test]
+fn names_of_files_begin_at_the_folder_of_the_configuration() {
+    let parsed = parse(WSGATE).expect("conf/wsgate.toml is good");
+    assert_eq!(parsed.files[0].path, Path::new("conf/../certs/localhost.pem"));
+    assert_eq!(&WSGATE[parsed.files[0].span.clone()], "\"../certs/localhost.pem\"");
+    let absolute = WSGATE.replace("../certs/localhost.pem", "/etc/tls.pem");
+    let parsed = parse(&absolute).expect("a good file");
+    assert_eq!(parsed.files[0].path, Path::new("/etc/tls.pem"));
+}
+
+#[test]
+fn values_arrive_in_their_units() {
+    let config = good(
+        r#"
+[server]
+workers = 4
+trusted_proxies = ["10.1.2.3/8", "::1"]
+log = { format = "text", level = "debug" }
+[[listener]]
+listen = "[::1]:0"
+[[upstream]]
+name = "app"
+endpoints = ["127.0.0.1:9001", "[::1]:9002", "App.Internal:9003", { address = "unix:/run/app.sock" }]
+host = "app.internal:81"
+[[route]]
+name = "app"
+host = "*.Example.com"
+path = "=/ws"
+upstream = "app"
+listeners = ["[::1]:0"]
+compression = "strip"
+utf8 = "check"
+subprotocols = ["a", "b"]
+rewrite = { strip_prefix = "/ws" }
+limits = { max_frame_size = "off", control_frames = "60/min", frame_stall = "off", slow_consumer = "off" }
+heartbeat = { interval = "off", upstream = { timeout = "1500ms" } }
+timeouts = { idle = "1h", max_age = "1d" }
+request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
+"#,
+    );
+    assert_eq!(config.server.workers.map(NonZeroUsize::get), Some(4));
+    let networks: Vec<String> =
+        config.server.trusted_proxies.iter().map(IpNet::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
+    let name = EndpointAddress::Name { host: "app.internal".into(), port: 9003 };
+    assert_eq!(config.upstreams[0].endpoints[2], name);
+    assert_eq!(config.upstreams[0].endpoints[3], EndpointAddress::Unix("/run/app.sock".into()));
+    let route = &config.routes[0];
+    assert_eq!(route.host, HostPattern::Below("example.com".into()));
+    assert_eq!(route.path, PathPattern::Exact("/ws".into()));
+    assert_eq!(route.plan.client.max_frame, u64::MAX);
+    assert_eq!(route.plan.client.max_message, 4 << 20);
+    assert_eq!(route.plan.control_frames.interval, Duration::from_secs(1));
+    assert_eq!(route.plan.control_frames.burst, 600);
+    assert_eq!(route.plan.frame_stall, None);
+    assert_eq!(route.plan.heartbeat.client.interval, None);
+    assert_eq!(route.plan.heartbeat.upstream.timeout, Some(Duration::from_millis(1500)));
+    assert_eq!(route.plan.idle, Some(Duration::from_secs(3600)));
+    assert_eq!(route.plan.max_age, Some(Duration::from_secs(86_400)));
+    assert_eq!(route.request_headers.set[0].0, "x-edge");
+    assert_eq!(route.request_headers.remove, [HeaderName::from_static("x-debug")]);
+}
+
+#[test]
+fn two_listeners_may_leave_their_port_to_the_kernel() {
+    let twice = LEAST.replace("8080\"", "0\"\n[[listener]]\nlisten = \"127.0.0.1:0\"");
+    assert_eq!(good(&twice).listeners.len(), 2);
+}
+
+#[test]
+fn two_processes_may_share_an_address_beside_a_wildcard() {
+    let shared =
+        "8080\"\nreuse_port = true\n[[listener]]\nlisten = \"0.0.0.0:8080\"\nreuse_port = true";
+    assert_eq!(good(&LEAST.replace("8080\"", shared)).listeners.len(), 2);
+}
+
+#[test]
+fn routes_of_one_path_on_different_listeners_do_not_collide() {
+    let config = good(
+        &(LEAST.replace("[[upstream]]", "[[listener]]\nlisten = \"127.0.0.1:8081\"\n[[upstream]]")
+            + "listeners = [\"127.0.0.1:8080\"]\n[[route]]\nname = \"other\"\nupstream = \"app\"\n\
+               listeners = [\"127.0.0.1:8081\"]"),
+    );
+    assert_eq!(config.routes.len(), 2);
+}
+
+// ---- the reference and the schema ----
+
+fn as_json(text: &str) -> Json {
+    toml::from_str(text).expect("TOML")
+}
+
+/// Takes every key out whose value is its default, and complains of keys that are not there or
+/// say another default.
+fn strip_defaults(schema: &Json, value: &mut Json, at: &str) {
+    if let Some(elements) = value.as_array_mut() {
+        for element in elements {
+            strip_defaults(&schema["items"], element, at);
+        }
+        return;
+    }
+    let schema = match schema["anyOf"].as_array() {
+        Some(choices) => choices.iter().find(|choice| choice["type"] == "object"),
+        None => Some(schema),
+    };
+    let properties = schema.and_then(|schema| schema["properties"].as_object());
+    let (Some(table), Some(properties)) = (value.as_object_mut(), properties) else { return };
+    for (key, property) in properties {
+        let at = format!("{at}.{key}");
+        let found = table.get_mut(key).unwrap_or_else(|| panic!("the reference lacks {at}"));
+        strip_defaults(property, found, &at);
+        if let Some(default) = property.get("default") {
+            assert_eq!(found, default, "the default of {at}");
+            table.remove(key);
+        }
+    }
+}
+
+#[test]
+fn the_reference_shows_every_key_with_its_default() {
+    let mut stripped = as_json(REFERENCE);
+    strip_defaults(&schema(), &mut stripped, "");
+    let text = toml::to_string(&stripped).expect("TOML");
+    assert!(!text.contains("backlog"), "the defaults are gone");
+    assert_eq!(good(&text), good(REFERENCE));
+    let route = &good(REFERENCE).routes[0];
+    assert_eq!(*route.plan, Plan::default());
+}
+
+/// The part of JSON Schema that ours uses, patterns aside.
+fn validates(schema: &Json, value: &Json) -> bool {
+    let of_type = match schema["type"].as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("integer") => value.is_u64(),
+        Some(other) => panic!("a type that this test does not know: {other}"),
+        None => true,
+    };
+    let one_of = |choices: &Json, good: &dyn Fn(&Json) -> bool| {
+        choices.as_array().is_none_or(|choices| choices.iter().any(good))
+    };
+    let key_is_good = |(key, value): (&String, &Json)| match schema["properties"].get(key) {
+        Some(property) => validates(property, value),
+        None if schema["additionalProperties"] == false => false,
+        None => schema.get("additionalProperties").is_none_or(|schema| validates(schema, value)),
+    };
+    let has = |key: &Json| key.as_str().is_some_and(|key| value.get(key).is_some());
+    of_type
+        && one_of(&schema["anyOf"], &|choice| validates(choice, value))
+        && one_of(&schema["enum"], &|choice| choice == value)
+        && schema.get("const").is_none_or(|wanted| wanted == value)
+        && schema["minimum"].as_u64().is_none_or(|least| value.as_u64() >= Some(least))
+        && schema["maximum"].as_u64().is_none_or(|most| value.as_u64() <= Some(most))
+        && schema["required"].as_array().is_none_or(|keys| keys.iter().all(has))
+        && value.as_array().is_none_or(|all| all.iter().all(|e| validates(&schema["items"], e)))
+        && value.as_object().is_none_or(|table| table.iter().all(key_is_good))
+}
+
+#[test]
+fn the_schema_takes_what_the_reader_takes() {
+    for text in [WSGATE, REFERENCE, LEAST] {
+        assert!(validates(&schema(), &as_json(text)));
+    }
+    for (from, to) in [
+        ("listen =", "liste ="),
+        ("upstream = \"app\"", ""),
+        ("upstream = \"app\"", "upstream = 1"),
+        ("upstream = \"app\"", "upstream = \"app\"\nutf8 = \"maybe\""),
+        ("upstream = \"app\"", "upstream = \"app\"\nheartbeat = { intervall = \"1s\" }"),
+        ("[[upstream]]", "[server]\nworkers = 0\n[[upstream]]"),
+        ("[[upstream]]", "[server]\ndrain.code = 1006\n[[upstream]]"),
+    ] {
+        let broken = LEAST.replace(from, to);
+        assert!(!validates(&schema(), &as_json(&broken)), "{to}");
+        assert!(parse(&broken).is_err(), "{to}");
+    }
+}
+
+// ---- broken files, and what is said ----
+
+/// A broken file is [`LEAST`] with something put in place of one of its lines.
+fn least_with(line: &str, other: &str) -> String {
+    assert!(LEAST.contains(line), "{line}");
+    LEAST.replacen(line, other, 1)
+}
+
+fn server(lines: &str) -> String {
+    format!("[server]\n{lines}\n{LEAST}")
+}
+
+fn listener(lines: &str) -> String {
+    least_with("[[upstream]]", &format!("{lines}\n[[upstream]]"))
+}
+
+fn upstream(lines: &str) -> String {
+    least_with("[[route]]", &format!("{lines}\n[[route]]"))
+}
+
+fn route(lines: &str) -> String {
+    format!("{LEAST}{lines}\n")
+}
+
+macro_rules! told {
+    ($($name:ident: $text:expr,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let mut settings = insta::Settings::clone_current();
+                settings.set_prepend_module_to_snapshot(false);
+                settings.set_omit_expression(true);
+                settings.bind(|| insta::assert_snapshot!(stringify!($name), told(&$text)));
+            }
+        )*
+    };
+}
+
+told! {
+    an_empty_file: "".to_owned(),
+    a_file_of_comments: "# nothing yet\n".to_owned(),
+    not_toml: "[[listener]\nlisten = 127.0.0.1:8080\n[server\nworkers = \n".to_owned(),
+    a_key_twice: listener("listen = \"127.0.0.1:8081\""),
+    a_string_without_its_end: least_with("name = \"app\"", "name = \"app"),
+    nothing_but_a_server: "[server]\nworkers = 2\n".to_owned(),
+    empty_lists: "listener = []\nupstream = []\nroute = []\n".to_owned(),
+    single_brackets: LEAST.replace("[[route]]", "[route]"),
+    unknown_keys: server("worker = 2\nlogs = {}") + "pathh = \"/ws\"\ncolour = \"red\"\n[sever]\n",
+    a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\""),
+    keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
+        + "origin = \"any\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
+    later_keys_of_an_upstream: least_with(
+        "endpoints = [\"127.0.0.1:9001\"]",
+        "endpoints = [{ address = \"127.0.0.1:9001\", weight = 2 }]\nhash_key = [\"client-ip\"]",
+    ),
+    required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
+        rewrite = {}\n".to_owned(),
+    an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),
+    wrong_types: server("workers = 1.5\ntrusted_proxies = \"10.0.0.0/8\"\ndrain = \"10s\"\n\
+        backlog_total = 1024\nlog = { format = true }"),
+    wrong_types_of_a_listener: listener("timeouts = { tls = 10 }\nreuse_port = \"yes\"\n\
+        limits = { connections = \"many\", pending = -1 }\ntls = true"),
+    bad_durations: server("drain = { delay = \"5\", window = \"ten seconds\", timeout = \"1m30s\" }")
+        + "timeouts = { idle = \"0s\", max_age = \"9999999d\", close = \"5 s\" }\n",
+    bad_sizes: server("backlog_total = \"0B\"") + "limits = { max_frame_size = \"0\", \
+        max_message_size = \"4M\", backlog = \"off\", upstream = { max_frame_size = \"\" } }\n",
+    sizes_out_of_bounds: listener("limits = { header_bytes = \"4KiB\", uri = \"1MiB\" }")
+        + "limits = { backlog = \"99999GiB\" }\n",
+    bad_rates: route("limits.control_frames = \"10\"")
+        + &format!("[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\n\
+            limits.control_frames = \"0/s\"\n[[route]]\nname = \"c\"\npath = \"/c\"\n\
+            upstream = \"app\"\nlimits.control_frames = \"ten/fortnight\"\n"),
+    zeros: server("workers = 0\ndrain = { timeout = \"0s\" }")
+        + "limits = { max_frame_size = \"0B\", frame_stall = \"0s\" }\n\
+           heartbeat = { interval = \"0s\" }\n",
+    bad_listen_addresses: "[[listener]]\nlisten = \":8443\"\n[[listener]]\nlisten = \"localhost:80\"\n\
+        [[listener]]\nlisten = \"0.0.0.0\"\n[[listener]]\nlisten = \"127.0.0.1:99999\"\n".to_owned()
+        + &LEAST.replace("[[listener]]\nlisten = \"127.0.0.1:8080\"", ""),
+    bad_endpoints: least_with("\"127.0.0.1:9001\"", "\"127.0.0.1\", \"http://app:9001/ws\", \
+        \"127.0.0.1:0\",\n  \"::1\", \"unix:app.sock\", \"300.1.1.1:80\", \"a b:80\", 9001"),
+    an_endpoint_twice: least_with("\"127.0.0.1:9001\"", "\"127.0.0.1:9001\", \"127.0.0.1:9001\""),
+    no_endpoints: least_with("\"127.0.0.1:9001\"", ""),
+    bad_networks: server("trusted_proxies = [\"10.0.0.0/33\", \"proxies\", 10]"),
+    bad_hosts_and_paths: route("host = \"https://example.com\"\npath = \"ws\"")
+        + "[[route]]\nname = \"b\"\nupstream = \"app\"\nhost = \"chat.*.com\"\npath = \"/ws/*\"\n"
+        + "[[route]]\nname = \"c\"\nupstream = \"app\"\nhost = \"example.com:443\"\npath = \"/a%20b\"\n",
+    a_bad_host_to_send: upstream("host = \"http://app\""),
+    bad_names: LEAST.replace("\"app\"", "\"\"") + "[[route]]\nname = \"-\"\nupstream = \"app\"\n",
+    bad_headers: route("[route.request_headers]\nset = { Host = \"a\", \"x edge\" = \"b\", \
+        x-a = \"1\", X-A = \"2\", x-b = 3, x-c = \"\\u0007\" }\n\
+        [route.response_headers]\nremove = [\"Sec-WebSocket-Accept\", \"connection\"]"),
+    bad_subprotocols: route("subprotocols = [\"a, b\", \"chat\", \"chat\"]"),
+    names_twice: LEAST.to_owned() + "path = \"/a\"\n[[upstream]]\nname = \"app\"\n\
+        endpoints = [\"127.0.0.1:9002\"]\n[[route]]\nname = \"app\"\nupstream = \"app\"\n",
+    listeners_on_one_address: listener("[[listener]]\nlisten = \"127.0.0.1:8080\"\n\
+        [[listener]]\nlisten = \"0.0.0.0:8080\""),
+    routes_on_one_place: route("path = \"/ws\"\n[[route]]\nname = \"b\"\nupstream = \"app\"\n\
+        path = \"/ws/\"\nlisteners = [\"127.0.0.1:8080\"]"),
+    routes_without_host_and_path: route("[[route]]\nname = \"b\"\nupstream = \"app\""),
+    an_unknown_upstream: LEAST.replace("upstream = \"app\"", "upstream = \"ap\""),
+    an_upstream_like_no_other: LEAST.replace("upstream = \"app\"", "upstream = \"telephone\""),
+    an_unknown_listener: route("listeners = [\"127.0.0.1:8081\"]"),
+    a_drain_that_cannot_end: server("drain = { delay = \"15s\", window = \"15s\" }"),
+    a_drain_cut_by_its_timeout: server("[server.drain]\ntimeout = \"12s\""),
+    a_close_longer_than_the_drain: route("timeouts = { close = \"25s\" }"),
+    close_codes_that_may_not_be_sent: server("drain = { code = 1006 }") + "\n",
+    a_close_code_out_of_range: server("drain = { code = 99999 }"),
+    utf8_of_compressed_text: route("utf8 = \"check\""),
+    utf8_of_text_that_may_be_compressed: route("utf8 = \"check\"\ncompression = \"pass\""),
+    client_auth_without_an_authority: listener("[listener.tls]\n\
+        certificates = [{ chain = \"a.pem\", key = \"a.key\" }]\nclient_auth = \"require\""),
+    no_certificates: listener("tls = { certificates = [] }"),
+    a_certificate_without_its_key: listener("tls = { certificates = [{ chain = \"a.pem\" }] }"),
+    wrong_words: server("log = { format = \"jsno\", level = \"verbose\" }") + "compression = \"off\"\n",
+    a_prefix_that_is_never_stripped: route("path = \"/chat\"\nrewrite = { strip_prefix = \"/ws\" }"),
+    bad_prefixes: route("rewrite = { strip_prefix = \"ws\", add_prefix = \"/a?b\" }"),
+    warned_of_wire_sizes: route("limits = { max_frame_size = \"64KiB\", \
+        upstream = { max_message_size = \"1MiB\" } }"),
+    warned_of_a_frame_over_its_message: route("compression = \"strip\"\n\
+        limits = { max_frame_size = \"16MiB\" }"),
+    letters_beyond_ascii: route("# ein großer Kommentar\nhost = \"bücher.example\""),
+}
+
+#[test]
+fn colours_change_nothing_but_colours() {
+    let text = LEAST.replace("listen =", "liste =");
+    let faults = parse(&text).expect_err("a broken file");
+    let report = Report::new(Path::new("wsgate.toml"), &text, faults);
+    let coloured = report.render(Paint::Coloured);
+    assert!(coloured.contains("\x1b["));
+    assert!(!report.render(Paint::Plain).contains('\x1b'));
+}
+
+#[test]
+fn control_characters_of_a_file_do_not_reach_the_terminal() {
+    let report = told(&route("\"\\u001b[31m\" = 1\nhost = \"\u{1b}[31m\""));
+    assert!(!report.contains('\x1b'), "{report:?}");
+}
+
+// ---- files on disk ----
+
+#[test]
+fn a_missing_file_is_unreadable_and_one_that_is_not_utf8_is_faulty() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = Config::load(&folder.path().join("none.toml"));
+    assert!(matches!(missing, Err(LoadError::Unreadable { .. })));
+    let path = folder.path().join("latin1.toml");
+    std::fs::write(&path, b"# gro\xdf\n").expect("a file");
+    let Err(LoadError::Faulty(report)) = Config::load(&path) else { panic!("it is not UTF-8") };
+    assert_eq!(report.diagnostics[0].span, Some(5..8));
+}
+
+#[test]
+fn certificates_that_are_not_there_are_underlined() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("a.pem"), "").expect("a file");
+    let path = folder.path().join("wsgate.toml");
+    let tls =
+        "tls = { certificates = [{ chain = \"a.pem\", key = \"a.key\" }], client_ca = \".\" }";
+    let text = listener(tls);
+    std::fs::write(&path, &text).expect("a file");
+    let loaded = Config::load(&path).expect("a good file");
+    let report = loaded.check_files();
+    let underlined: Vec<&str> =
+        report.diagnostics.iter().filter_map(|fault| text.get(fault.span.clone()?)).collect();
+    assert_eq!(underlined, ["\"a.key\"", "\".\""]);
+}
+
+// ---- any file ----
+
+/// The reference with one of its strings, numbers or words replaced.
+fn reference_with(index: usize, value: &str) -> String {
+    let values: Vec<Span> = values_of(&without_comments(REFERENCE));
+    let span = values[index % values.len()].clone();
+    format!("{}{value}{}", &REFERENCE[..span.start], &REFERENCE[span.end..])
+}
+
+/// Where values stand: behind every equals sign outside of comments, up to what ends them.
+fn values_of(text: &str) -> Vec<Span> {
+    let ends = [',', '}', '\n', '#'];
+    let span = |(at, _): (usize, &str)| {
+        let start = at + 2;
+        let length = text[start..].find(ends).unwrap_or(0);
+        start..start + length
+    };
+    text.match_indices("= ").map(span).collect()
+}
+
+/// Comments as blanks, so that places stay where they are.
+fn without_comments(text: &str) -> String {
+    let blank = |line: &str| {
+        let end = line.find('#').unwrap_or(line.len());
+        let comment: String = line[end..].chars().map(|_| ' ').collect();
+        format!("{}{comment}\n", &line[..end])
+    };
+    text.lines().map(blank).collect()
+}
+
+fn any_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("0".to_owned()),
+        Just("-1".to_owned()),
+        Just("true".to_owned()),
+        Just("1979-05-27".to_owned()),
+        Just("nan".to_owned()),
+        Just("[]".to_owned()),
+        Just("{}".to_owned()),
+        Just("[[], {}]".to_owned()),
+        "[0-9]{1,24}",
+        "[0-9]{0,22}(ms|s|m|h|d|B|KiB|TiB|/s|/min|:0|:80)".prop_map(|text| format!("{text:?}")),
+        "[a-z0-9.:/*=%\\[\\]é-]{0,16}".prop_map(|text| format!("{text:?}")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_value_at_any_key_is_good_or_told(index in 0usize..400, value in any_value()) {
+        let text = reference_with(index, &value);
+        match parse(&text) {
+            Ok(_) => {}
+            Err(faults) => prop_assert!(!faults.is_empty()),
+        }
+        let _ = told(&text);
+    }
+
+    #[test]
+    fn lines_in_any_order_are_good_or_told(swaps in prop::collection::vec(any::<(u8, u8)>(), 1..5)) {
+        let mut lines: Vec<&str> = REFERENCE.lines().collect();
+        for (one, other) in swaps {
+            let count = lines.len();
+            lines.swap(usize::from(one) % count, usize::from(other) % count);
+        }
+        let _ = told(&lines.join("\n"));
+    }
+
+    #[test]
+    fn any_text_is_good_or_told(text in "[\\[\\]a-z=\" {}.\n,0-9é]{0,64}") {
+        let _ = told(&text);
+    }
+}

@@ -12,8 +12,9 @@ use toml::Spanned;
 
 use super::diagnostics::{Diagnostic, Severity, Span};
 use super::file::{Drain, File, Limits, Listener, ListenerTls, Route, Upstream};
+use super::names::Name;
+use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
-use super::values::{Bytes, Lasting, Name, OrOff, show_bytes};
 use super::{Compression, Parsed, Utf8, build};
 use crate::route::{HostPattern, PathPattern};
 
@@ -148,7 +149,7 @@ fn refuse_twin_names<'a>(
 ) {
     let names = names.filter_map(Field::get).map(|name| (name.get_ref(), name.span()));
     refuse_twins(names, found, |name| {
-        let message = format!("two [[{what}]] are called {:?}", name.0);
+        let message = format!("two [[{what}]] tables are called {:?}", name.0);
         (message, "give each a name of its own".to_owned())
     });
 }
@@ -357,8 +358,9 @@ fn frame_over_message(frame: &Size, message: &Size, default: &str, found: &mut F
         return;
     }
     let bound = show_bytes(most_in_message.0);
-    let text = format!("frames end a connection at {bound} already, for `max_message_size`");
-    let warning = Diagnostic::warning(frame.span.clone(), text).label("never reached");
+    let text = "`max_frame_size` is over `max_message_size` and never reached";
+    let label = format!("a frame over {bound} is a message over {bound}");
+    let warning = Diagnostic::warning(frame.span.clone(), text).label(label);
     let help = "write `max_message_size` no smaller than `max_frame_size`";
     found.push(match message.written {
         true => warning.related(message.span.clone(), "this is smaller").help(help),
@@ -379,14 +381,16 @@ fn drain(file: &File, found: &mut Faults) {
     if needed <= timeout {
         return;
     }
-    let message = format!("the drain needs {needed:?} and is cut at {timeout:?}");
-    let label = format!("delay {delay:?} + window {window:?} + close {close:?} = {needed:?}");
+    let [delay, window, close, needed, timeout] =
+        [delay, window, close, needed, timeout].map(show_duration);
+    let message = format!("the drain needs {needed} and is cut at {timeout}");
+    let label = format!("delay {delay} + window {window} + close {close} = {needed}");
     let fault = match longest.filter(|close| close.written) {
         Some(close) => blamed(drain, close, message, label),
         None => Diagnostic::fault(drain_span(drain), message).label(label),
     };
     found.push(fault.help(format!(
-        "write a `timeout` of {needed:?} or more, or a shorter `delay`, `window` or `close`"
+        "write a `timeout` of {needed} or more, or a shorter `delay`, `window` or `close`"
     )));
 }
 
