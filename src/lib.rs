@@ -11,6 +11,7 @@ pub mod net;
 pub mod plan;
 pub mod proxy;
 pub mod route;
+pub mod server;
 pub mod snapshot;
 pub mod tunnel;
 pub mod upstream;

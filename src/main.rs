@@ -1,1 +1,10 @@
-fn main() {}
+//! Allocator, arguments, exit code.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    wsgate::cli::main()
+}

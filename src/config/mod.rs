@@ -30,6 +30,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
+pub use self::quantities::duration;
 pub use self::schema::schema;
 use crate::plan::Plan;
 use crate::route::{HostPattern, PathPattern};

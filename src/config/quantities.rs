@@ -48,6 +48,11 @@ impl Text for Duration {
     }
 }
 
+/// Reads a duration as a file writes it, such as `30s`; the error says what is wrong with it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    Duration::parse(text).map_err(|complaint| complaint.to_string())
+}
+
 /// As a file would write it.
 pub(super) fn show_duration(duration: Duration) -> String {
     match duration.subsec_millis() {

@@ -88,6 +88,12 @@ pub(super) struct Complaint {
     help: String,
 }
 
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: {}", self.label, self.help)
+    }
+}
+
 impl Complaint {
     /// The text is none of this type.
     pub fn malformed(label: impl Into<String>, help: impl Into<String>) -> Complaint {

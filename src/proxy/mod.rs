@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -75,6 +76,10 @@ pub struct Downstream {
     /// What lives as long as the connection, its tunnel included.
     pub hold: Box<dyn Any>,
 }
+
+/// How long the body of an answer may wait for its reader: an extension of the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct SlowConsumer(pub Option<Duration>);
 
 /// Answers one request.
 pub async fn call(

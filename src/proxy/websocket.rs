@@ -18,7 +18,7 @@ use super::attempt::Attempt;
 use super::body::Body;
 use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
 use super::rejection::Rejection;
-use super::{Downstream, Worker, retry_after};
+use super::{Downstream, SlowConsumer, Worker, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
 use crate::net::Stream;
@@ -117,6 +117,7 @@ fn passed(answer: Response<Incoming>, lease: Lease, route: &Route) -> Response<B
     head.headers = passed_headers(&head, &route.response_headers);
     head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     head.extensions.clear();
+    head.extensions.insert(SlowConsumer(route.plan.slow_consumer));
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, Body::Passed(body, lease))
 }

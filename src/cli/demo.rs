@@ -1,0 +1,188 @@
+//! `wsgate demo`: everything at once, with no configuration.
+//!
+//! It makes a development certificate, starts two echo servers, and puts wsgate before them, on
+//! TLS and plain; the page at `/` shows it at work.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::accept_async;
+use tokio_tungstenite::tungstenite::{Message, Result};
+
+use super::{logging, run};
+use crate::config::{Config, Log, LogFormat};
+use crate::server::{BindError, Server};
+
+const PAGE: &str = include_str!("demo.html");
+const CERTIFICATE: &str = "localhost.pem";
+const KEY: &str = "localhost.key";
+
+/// Makes the development certificate in `./certs`, unless it is there.
+pub fn make_certificate() -> anyhow::Result<()> {
+    let folder = Path::new("certs");
+    std::fs::create_dir_all(folder).context("cannot make the folder certs")?;
+    let (certificate, key) = certificate(folder)?;
+    println!("{}\n{}", certificate.display(), key.display());
+    Ok(())
+}
+
+/// Runs the demo until Ctrl-C.
+pub fn demo() -> anyhow::Result<()> {
+    let (certificate, key) = certificate(&certificate_folder()?)?;
+    let echoes = [start_echo("one")?, start_echo("two")?];
+    let text = configuration(&certificate, &key, echoes);
+    let mut config = parse(&text)?;
+    logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
+    let server = bind(&mut config)?;
+    introduce(&server.addresses(), &certificate, echoes);
+    run::serve(server)
+}
+
+/// `./certs` in a checkout, else a folder of the user's own.
+fn certificate_folder() -> anyhow::Result<PathBuf> {
+    let folder = PathBuf::from("certs");
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home =
+        home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    let folder = home.context("neither ./certs nor HOME is there")?.join("wsgate");
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A certificate for localhost that signs itself, and its key; made where they are missing.
+fn certificate(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+    if certificate.exists() && key.exists() {
+        return Ok((certificate, key));
+    }
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let made = rcgen::generate_simple_self_signed(names).context("cannot make a certificate")?;
+    write(&key, &made.signing_key.serialize_pem(), 0o600)?;
+    write(&certificate, &made.cert.pem(), 0o644)?;
+    Ok((certificate, key))
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn configuration(certificate: &Path, key: &Path, echoes: [SocketAddr; 2]) -> String {
+    let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+    let [one, two] = echoes;
+    format!(
+        r#"
+[[listener]]
+listen = "127.0.0.1:8443"
+tls = {{ certificates = [{{ chain = {}, key = {} }}] }}
+[[listener]]
+listen = "127.0.0.1:8080"
+[[upstream]]
+name = "one"
+endpoints = ["{one}"]
+[[upstream]]
+name = "two"
+endpoints = ["{two}"]
+[[route]]
+name = "one"
+path = "/ws"
+upstream = "one"
+heartbeat = {{ interval = "5s" }}
+[[route]]
+name = "two"
+path = "/ws/two"
+upstream = "two"
+heartbeat = {{ interval = "5s" }}
+"#,
+        quoted(certificate),
+        quoted(key),
+    )
+}
+
+fn parse(text: &str) -> anyhow::Result<Config> {
+    match Config::parse(text, Path::new("demo.toml")) {
+        Ok(parsed) => Ok(parsed.config),
+        Err(faults) => anyhow::bail!("the demo's configuration has a fault: {faults:?}"),
+    }
+}
+
+/// Binds the listeners; one whose port is taken gets another.
+fn bind(config: &mut Config) -> anyhow::Result<Server> {
+    loop {
+        let taken = match Server::bind(config, Some(PAGE)) {
+            Ok(server) => return Ok(server),
+            Err(BindError::Listen { address, source })
+                if source.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
+            {
+                address
+            }
+            Err(error) => return Err(error.into()),
+        };
+        println!("port {} is taken by another program; taking another port", taken.port());
+        for listener in &mut config.listeners {
+            if listener.listen == taken {
+                listener.listen.set_port(0);
+            }
+        }
+    }
+}
+
+fn introduce(addresses: &[SocketAddr], certificate: &Path, echoes: [SocketAddr; 2]) {
+    let [tls, plain] = addresses else { return };
+    let [one, two] = echoes;
+    let certificate = certificate.display();
+    println!(
+        "\
+wsgate is running before two echo servers ({one} and {two}).
+
+  open     https://{tls}/   (the certificate signs itself, so the browser will ask)
+           http://{plain}/
+  try      curl --cacert {certificate} https://{tls}/
+           curl -i http://{plain}/ws         (426: a WebSocket lives here)
+           npx wscat --no-check -c wss://{tls}/ws
+           python3 -m websockets ws://{plain}/ws/two
+  stop     Ctrl-C: every socket gets a Close 1012; twice cuts
+"
+    );
+}
+
+/// Starts an echo server on a thread of its own, at a port that the kernel gives.
+fn start_echo(name: &'static str) -> anyhow::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || runtime.block_on(accept(listener, name)));
+    Ok(address)
+}
+
+async fn accept(listener: std::net::TcpListener, name: &'static str) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    while let Ok((socket, _)) = listener.accept().await {
+        tokio::spawn(async move { drop(echo(socket, name).await) });
+    }
+}
+
+/// Greets, and sends back what comes.
+async fn echo(socket: TcpStream, name: &str) -> Result<()> {
+    let mut websocket = accept_async(socket).await?;
+    websocket.send(Message::text(format!("hello from echo server {name}"))).await?;
+    while let Some(message) = websocket.next().await {
+        let message = message?;
+        if message.is_text() || message.is_binary() {
+            websocket.send(message).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! One client's connection until it is a tunnel or closed: TLS, then HTTP/1.1 by hyper.
+//!
+//! hyper answers requests; the clock is kept here, since it differs between a first head, a later
+//! one, an idle connection and an answer that its reader does not take.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use http::{Request, Response};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info};
+
+use super::listener::{Accepted, Listener};
+use super::slots::Slot;
+use crate::net::{Stream, Watch};
+use crate::proxy::body::Body;
+use crate::proxy::headers::{RequestId, Scheme};
+use crate::proxy::rejection::{Outcome, Rejection};
+use crate::proxy::{Downstream, SlowConsumer, Worker, call};
+
+/// How long the answer to a head that never came whole may take to write.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves a connection to its end, or until a tunnel takes it over.
+pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let Accepted { socket, peer, listener, slot, occupant } = accepted;
+    let evicted = slot.evicted();
+    let accepted = tokio::select! {
+        stream = accept(&listener, socket) => stream,
+        () = evicted.notified() => Err(io::Error::other("it had to make room for another")),
+    };
+    let stream = match accepted {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%peer, %error, "connection ended before a request"),
+    };
+    let exchanges = Rc::new(Exchanges::new(slot));
+    let downstream = Rc::new(Downstream {
+        peer,
+        local: listener.local,
+        listener: listener.config.listen,
+        scheme: if listener.acceptor.is_some() { Scheme::Https } else { Scheme::Http },
+        uri_limit: listener.config.limits.uri,
+        hold: Box::new((exchanges.clone(), occupant)),
+    });
+    Served { worker, downstream, exchanges, listener }.run(stream).await;
+}
+
+/// The stream that HTTP is spoken on.
+async fn accept(listener: &Listener, socket: std::net::TcpStream) -> io::Result<Stream> {
+    let socket = TcpStream::from_std(socket)?;
+    let Some(acceptor) = &listener.acceptor else { return Ok(Stream::tcp(socket)) };
+    match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
+        Ok(stream) => stream.map(Stream::tls),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+struct Served {
+    worker: Rc<Worker>,
+    downstream: Rc<Downstream>,
+    exchanges: Rc<Exchanges>,
+    listener: Arc<Listener>,
+}
+
+/// How HTTP on a connection came to its end.
+enum End {
+    /// Upgraded, closed by the client, or closed after an answer.
+    Done,
+    Failed(hyper::Error),
+    /// The time for a head was up.
+    HeadTimeout,
+    /// Idle for long, unread for long, or in the way of another.
+    Dropped,
+}
+
+impl Served {
+    async fn run(self, stream: Stream) {
+        let watch = stream.watch();
+        let service = service_fn(|request| self.answer(request));
+        let mut connection = http1::Builder::new()
+            .max_buf_size(self.listener.config.limits.header_bytes)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let end = self.drive(&mut connection, &watch).await;
+        match end {
+            End::Done | End::Dropped => {}
+            End::Failed(error) => self.failed(&error),
+            End::HeadTimeout => {
+                let begun = self.exchanges.head_begun.get();
+                let stream = connection.into_parts().map(|parts| parts.io.into_inner());
+                if let Some(stream) = stream.filter(|_| begun) {
+                    self.head_timeout(stream).await;
+                }
+            }
+        }
+    }
+
+    /// Polls HTTP and keeps its clock.
+    async fn drive<C>(&self, connection: &mut C, watch: &Watch) -> End
+    where
+        C: Future<Output = hyper::Result<()>> + Graceful + Unpin,
+    {
+        let mut draining = self.worker.draining.subscribe();
+        let mut drained = pin!(draining.wait_for(|draining| *draining));
+        let mut told = false;
+        let evicted = self.exchanges.slot.borrow().evicted();
+        let mut evicted = pin!(evicted.notified());
+        let mut timer = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            if !told && drained.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.finish();
+            }
+            if evicted.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Dropped);
+            }
+            match Pin::new(&mut *connection).poll(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(End::Done),
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
+                Poll::Pending => {}
+            }
+            let Some((deadline, end)) = self.deadline(watch) else { return Poll::Pending };
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            timer.as_mut().poll(cx).map(|()| end)
+        })
+        .await
+    }
+
+    /// When the present stage ends, and how.
+    fn deadline(&self, watch: &Watch) -> Option<(Instant, End)> {
+        let now = Instant::now();
+        let timeouts = &self.listener.config.timeouts;
+        match self.exchanges.observe(watch, now) {
+            Stage::Head(since) => Some((since + timeouts.header, End::HeadTimeout)),
+            Stage::Idle(since) => Some((since + timeouts.keepalive, End::Dropped)),
+            Stage::Busy => None,
+            Stage::Unread(since) => {
+                self.exchanges.patience.get().map(|patience| (since + patience, End::Dropped))
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
+        let exchange = self.exchanges.begin();
+        let response = call(self.worker.clone(), self.downstream.clone(), request).await;
+        let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
+        self.exchanges.patience.set(patience.unwrap_or(Some(Duration::from_secs(60))));
+        Ok(response.map(|body| Tracked { body, _exchange: exchange }))
+    }
+
+    /// hyper has answered what it could not read with a 400, 414 or 431 of its own.
+    fn failed(&self, error: &hyper::Error) {
+        let outcome = match () {
+            () if error.is_parse_too_large() => Outcome::TooLarge,
+            () if error.is_parse() => Outcome::Malformed,
+            () => return debug!(client = %self.downstream.peer.ip(), %error, "connection failed"),
+        };
+        self.log_refusal(outcome, None, &error.to_string());
+    }
+
+    /// Answers 408, which hyper does not.
+    async fn head_timeout(&self, mut stream: Stream) {
+        let id = RequestId::new(rand::random());
+        let rejection = Rejection::HeadTimeout;
+        let status = rejection.status().as_u16();
+        self.log_refusal(rejection.outcome(), Some(status), &rejection.to_string());
+        let wire = on_the_wire(rejection.response(id.as_str()));
+        let _ = timeout(LAST_WORDS, async {
+            stream.write_all(&wire).await?;
+            stream.shutdown().await
+        })
+        .await;
+    }
+
+    fn log_refusal(&self, outcome: Outcome, status: Option<u16>, detail: &str) {
+        let by = outcome.by().map(|by| by.as_str());
+        let client = self.downstream.peer.ip().to_canonical();
+        info!(outcome = outcome.as_str(), status, by, %client, route = "-", detail,
+            "handshake refused");
+    }
+}
+
+/// A response written by hand, for a connection that HTTP has given up.
+fn on_the_wire(response: Response<bytes::Bytes>) -> BytesMut {
+    let (head, body) = response.into_parts();
+    let mut wire = BytesMut::new();
+    wire.put_slice(
+        format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", head.status, body.len()).as_bytes(),
+    );
+    for (name, value) in &head.headers {
+        wire.put_slice(name.as_str().as_bytes());
+        wire.put_slice(b": ");
+        wire.put_slice(value.as_bytes());
+        wire.put_slice(b"\r\n");
+    }
+    wire.put_slice(b"\r\n");
+    wire.put_slice(&body);
+    wire
+}
+
+/// What hyper calls the graceful shutdown of a connection.
+trait Graceful {
+    /// Answers what is under way, and takes no further request.
+    fn finish(&mut self);
+}
+
+impl<S> Graceful for http1::UpgradeableConnection<TokioIo<Stream>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Tracked>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn finish(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+/// Where a connection stands between its requests.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// A head is awaited or under way since then.
+    Head(Instant),
+    /// A request is being answered.
+    Busy,
+    /// An answer waits since then for its reader.
+    Unread(Instant),
+    /// All is answered since then.
+    Idle(Instant),
+}
+
+/// The requests of one connection.
+struct Exchanges {
+    slot: RefCell<Slot>,
+    stage: Cell<Stage>,
+    head_begun: Cell<bool>,
+    /// How long an answer may wait for its reader.
+    patience: Cell<Option<Duration>>,
+}
+
+impl Exchanges {
+    fn new(slot: Slot) -> Exchanges {
+        Exchanges {
+            slot: RefCell::new(slot),
+            stage: Cell::new(Stage::Head(Instant::now())),
+            head_begun: Cell::new(false),
+            patience: Cell::new(None),
+        }
+    }
+
+    fn begin(self: &Rc<Exchanges>) -> Exchange {
+        self.slot.borrow().set_busy();
+        self.stage.set(Stage::Busy);
+        Exchange(self.clone())
+    }
+
+    /// Takes in what the stream saw since the last look.
+    fn observe(&self, watch: &Watch, now: Instant) -> Stage {
+        let (read, wrote) = (watch.take_read(), watch.take_wrote());
+        let stage = match self.stage.get() {
+            Stage::Idle(_) if read => Stage::Head(now),
+            Stage::Busy if watch.is_blocked() => Stage::Unread(now),
+            Stage::Unread(_) if wrote && watch.is_blocked() => Stage::Unread(now),
+            Stage::Unread(_) if !watch.is_blocked() => Stage::Busy,
+            stage => stage,
+        };
+        if read && matches!(stage, Stage::Head(_)) {
+            self.head_begun.set(true);
+        }
+        self.stage.set(stage);
+        stage
+    }
+}
+
+/// A request under way; dropping it, with the body of its answer, ends it.
+struct Exchange(Rc<Exchanges>);
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.head_begun.set(false);
+        self.0.stage.set(Stage::Idle(Instant::now()));
+        self.0.slot.borrow().set_idle();
+    }
+}
+
+/// A body that keeps its exchange open until it is sent.
+struct Tracked {
+    body: Body,
+    _exchange: Exchange,
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = bytes::Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,202 @@
+//! Listening sockets: bound at the start, accepted from by a task on a worker.
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use super::occupancy::{Occupancy, Occupant};
+use super::slots::{Slot, Slots};
+use crate::config;
+use crate::net::socket;
+use crate::net::tls::{Acceptor, TlsFault};
+
+/// Connections accepted in one turn before others of the worker have theirs.
+const BATCH: usize = 64;
+/// How long accepting rests when the process or the system has run out of something.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A listener that is bound, as its connections know it.
+pub struct Listener {
+    pub config: config::Listener,
+    pub acceptor: Option<Acceptor>,
+    pub slots: Arc<Slots>,
+    /// Where it listens: the configured address, with the port that the kernel gave.
+    pub local: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("cannot listen on {address}: {source}{}", advice(.source))]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("listener {address}: {source}")]
+    Tls { address: SocketAddr, source: TlsFault },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process has it (`ss -ltnp` tells which), or set reuse_port = true to share"
+        }
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+        _ => "",
+    }
+}
+
+/// Binds a listener and reads its certificates.
+pub fn bind(config: &config::Listener) -> Result<(TcpListener, Arc<Listener>), BindError> {
+    let address = config.listen;
+    let acceptor = config.tls.as_ref().map(Acceptor::new).transpose();
+    let acceptor = acceptor.map_err(|source| BindError::Tls { address, source })?;
+    let listen = || {
+        let socket = socket::listen(address, config.reuse_port)?;
+        let local = socket.local_addr()?;
+        Ok((socket, local))
+    };
+    let (socket, local) = listen().map_err(|source| BindError::Listen { address, source })?;
+    let slots = Slots::new(config.limits);
+    Ok((socket, Arc::new(Listener { config: config.clone(), acceptor, slots, local })))
+}
+
+/// A connection on its way to its worker.
+pub struct Accepted {
+    pub socket: TcpStream,
+    pub peer: SocketAddr,
+    pub listener: Arc<Listener>,
+    pub slot: Slot,
+    pub occupant: Occupant,
+}
+
+/// How accepted connections reach their workers.
+pub struct Dispatch {
+    /// The worker that accepts.
+    pub own: usize,
+    pub occupancy: Arc<Occupancy>,
+    pub workers: Vec<mpsc::UnboundedSender<Accepted>>,
+}
+
+impl Dispatch {
+    /// Gives a connection to the worker with the fewest; `serve` takes one that is its own.
+    fn hand_over(&self, accepted: Accepted, serve: &impl Fn(Accepted)) {
+        match accepted.occupant.worker() {
+            Some(worker) if worker != self.own => {
+                // Fails only when that worker has ended, and the process with it.
+                let _ = self.workers[worker].send(accepted);
+            }
+            _ => serve(accepted),
+        }
+    }
+}
+
+/// Accepts until the drain; then accepts what the queue still holds, and closes the socket.
+pub async fn accept(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    dispatch: Rc<Dispatch>,
+    mut draining: watch::Receiver<bool>,
+    serve: impl Fn(Accepted),
+) {
+    let _present = dispatch.occupancy.enter(None);
+    let socket = match watched(socket) {
+        Ok(socket) => socket,
+        Err(error) => return warn!(address = %listener.local, %error, "cannot listen"),
+    };
+    let mut loop_ = Accepting { listener, dispatch, spare: Spare::take() };
+    loop {
+        tokio::select! {
+            biased;
+            _ = draining.wait_for(|draining| *draining) => break,
+            () = loop_.one_turn(&socket, &serve) => {}
+        }
+    }
+    while loop_.accept_one(socket.get_ref(), &serve).is_ok() {}
+}
+
+/// A socket whose connections are accepted raw: one that goes to another worker is never known
+/// to this one's runtime.
+#[expect(deprecated, reason = "unsound only for a descriptor that can change; this one is owned")]
+fn watched(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+struct Accepting {
+    listener: Arc<Listener>,
+    dispatch: Rc<Dispatch>,
+    spare: Spare,
+}
+
+impl Accepting {
+    /// Waits for room and for connections, and accepts a batch.
+    async fn one_turn(&mut self, socket: &AsyncFd<TcpListener>, serve: &impl Fn(Accepted)) {
+        self.listener.slots.room().await;
+        let Ok(mut ready) = socket.readable().await else { return };
+        for _ in 0..BATCH {
+            match self.accept_one(socket.get_ref(), serve) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    return;
+                }
+                Err(error) => {
+                    self.listener.slots.count_error();
+                    if is_exhaustion(&error) {
+                        return self.rest(socket.get_ref(), &error).await;
+                    }
+                }
+            }
+            if !self.listener.slots.has_room() {
+                return;
+            }
+        }
+    }
+
+    fn accept_one(&self, socket: &TcpListener, serve: &impl Fn(Accepted)) -> io::Result<()> {
+        let (socket, peer) = socket::accept(socket)?;
+        let listener = self.listener.clone();
+        let slot = listener.slots.take();
+        let occupant = self.dispatch.occupancy.seat(self.dispatch.own);
+        let accepted = Accepted { socket, peer, listener, slot, occupant };
+        self.dispatch.hand_over(accepted, serve);
+        Ok(())
+    }
+
+    /// Out of descriptors or memory: one client is told at once, by a close, and the others wait
+    /// in the kernel's queue until something is free again.
+    async fn rest(&mut self, socket: &TcpListener, error: &io::Error) {
+        self.spare.release();
+        drop(socket::accept(socket));
+        self.spare = Spare::take();
+        warn!(address = %self.listener.local, %error, pause_ms = PAUSE.as_millis() as u64,
+            "accepting rests: raise the limit of open files (ulimit -n) or close connections");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// One descriptor kept for the moment when there is no other.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn take() -> Spare {
+        Spare(File::open("/dev/null").ok())
+    }
+
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// Errors that will be there again at the next accept (accept(2)); all others concern only the
+/// connection that was accepted.
+fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| exhausted.iter().any(|one| one.raw_os_error() == code))
+}

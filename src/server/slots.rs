@@ -1,0 +1,187 @@
+//! The bounds of one listener: how many connections, and how many of them may still be pending.
+//!
+//! A connection takes a [`Slot`] when it is accepted. It is pending until its first head is
+//! whole, then busy, idle between requests, or a tunnel. One pending connection too many costs
+//! the oldest pending one; one connection too many costs an idle one, and if there is none
+//! accepting pauses.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::config::ListenerLimits;
+
+#[derive(Debug)]
+pub struct Slots {
+    limits: ListenerLimits,
+    state: Mutex<State>,
+    freed: Notify,
+    errors: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    open: usize,
+    /// By age, since keys only grow.
+    pending: BTreeMap<u64, Arc<Notify>>,
+    idle: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Slots {
+    pub fn new(limits: ListenerLimits) -> Arc<Slots> {
+        Arc::new(Slots {
+            limits,
+            state: Mutex::default(),
+            freed: Notify::new(),
+            errors: AtomicU64::new(0),
+        })
+    }
+
+    /// Waits until another connection may be accepted; an idle one has to make room if need be.
+    pub async fn room(&self) {
+        loop {
+            let freed = self.freed.notified();
+            if self.has_room() {
+                return;
+            }
+            self.count_error();
+            freed.await;
+        }
+    }
+
+    pub fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        if state.open < self.limits.connections {
+            return true;
+        }
+        if let Some((_, oldest)) = state.idle.pop_first() {
+            oldest.notify_one();
+        }
+        false
+    }
+
+    /// A slot for a connection that was just accepted.
+    pub fn take(self: &Arc<Slots>) -> Slot {
+        let evicted = Arc::<Notify>::default();
+        let mut state = self.lock();
+        let id = state.next;
+        state.next += 1;
+        state.open += 1;
+        state.pending.insert(id, evicted.clone());
+        let oldest = if state.pending.len() > self.limits.pending {
+            state.pending.pop_first()
+        } else {
+            None
+        };
+        drop(state);
+        if let Some((_, oldest)) = oldest {
+            self.count_error();
+            oldest.notify_one();
+        }
+        Slot { slots: self.clone(), id, evicted }
+    }
+
+    pub fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    /// Failed accepts, and times that a bound of the listener was met.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among those of its listener; dropping it gives it back.
+#[derive(Debug)]
+pub struct Slot {
+    slots: Arc<Slots>,
+    id: u64,
+    evicted: Arc<Notify>,
+}
+
+impl Slot {
+    /// Told when the connection has to make room.
+    pub fn evicted(&self) -> Arc<Notify> {
+        self.evicted.clone()
+    }
+
+    /// It has a request to answer, or has become a tunnel.
+    pub fn set_busy(&self) {
+        let mut state = self.slots.lock();
+        state.pending.remove(&self.id);
+        state.idle.remove(&self.id);
+    }
+
+    /// It has answered and may be asked again.
+    pub fn set_idle(&self) {
+        self.slots.lock().idle.insert(self.id, self.evicted.clone());
+        self.slots.freed.notify_one();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut state = self.slots.lock();
+        state.pending.remove(&self.id);
+        state.idle.remove(&self.id);
+        state.open -= 1;
+        drop(state);
+        self.slots.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn slots(connections: usize, pending: usize) -> Arc<Slots> {
+        Slots::new(ListenerLimits { header_bytes: 8192, uri: 8192, connections, pending })
+    }
+
+    fn is_ready(future: impl Future<Output = ()>) -> bool {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    fn is_evicted(slot: &Slot) -> bool {
+        is_ready(slot.evicted().notified())
+    }
+
+    #[test]
+    fn one_pending_too_many_costs_the_oldest() {
+        let slots = slots(10, 2);
+        let (first, second, third) = (slots.take(), slots.take(), slots.take());
+        assert_eq!([&first, &second, &third].map(is_evicted), [true, false, false]);
+        second.set_busy();
+        let _fourth = slots.take();
+        assert!(!is_evicted(&third));
+        assert_eq!(slots.errors(), 1);
+    }
+
+    #[test]
+    fn accepting_pauses_at_the_bound_and_an_idle_connection_makes_room() {
+        let slots = slots(2, 10);
+        let busy = slots.take();
+        busy.set_busy();
+        let idle = slots.take();
+        idle.set_busy();
+        assert!(!is_ready(slots.room()));
+        assert!(!is_evicted(&idle));
+        idle.set_idle();
+        assert!(!is_ready(slots.room()));
+        assert!(is_evicted(&idle) && !is_evicted(&busy));
+        drop(idle);
+        assert!(is_ready(slots.room()));
+    }
+}
