@@ -298,7 +298,8 @@ told! {
     empty_lists: "listener = []\nupstream = []\nroute = []\n",
     single_brackets: LEAST.replace("[[route]]", "[route]"),
     unknown_keys: server("worker = 2\nlogs = {}") + "pathh = \"/ws\"\ncolour = \"red\"\n[sever]\n",
-    a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\""),
+    a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
+        timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
         + "origin = \"any\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
     later_keys_of_an_upstream: least_with(
