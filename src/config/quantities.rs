@@ -140,7 +140,8 @@ impl<const MIN: u64, const MAX: u64> Text for Bytes<MIN, MAX> {
     const EXAMPLE: &'static str = "64KiB";
 
     fn parse(text: &str) -> Result<Self, Complaint> {
-        let help = "write a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB or TiB), such as \"64KiB\"";
+        let help = "write a whole number and a unit (B, KB, MB, GB, KiB, MiB, GiB or TiB), \
+                    such as \"64KiB\"";
         let (number, unit) = number_and_unit(text, help)?;
         let Some((_, scale)) = SIZE_UNITS.iter().find(|(name, _)| *name == unit) else {
             return Err(unknown_unit(unit, help));

@@ -400,18 +400,21 @@ fn unknown_key(key: &Spanned<DeString<'_>>, shape: &Shape) -> Diagnostic {
         .help(way_to_a_key(name, shape))
 }
 
-/// The nearest key of this table, else the table that has this key, else all keys of this one.
+/// The nearest key of this table and the tables that have this key; without either, all keys.
 fn way_to_a_key(name: &str, shape: &Shape) -> String {
-    if let Some(near) = nearest(name, shape.keys.iter().copied()) {
-        return format!("did you mean `{near}`?");
-    }
+    let near = nearest(name, shape.keys.iter().copied());
     let homes: Vec<String> =
         super::schema::tables_with(name).iter().map(|title| format!("`{title}`")).collect();
-    if !homes.is_empty() {
-        return format!("`{name}` belongs to {}", homes.join(" or "));
+    let homes = homes.join(" or ");
+    match near {
+        Some(near) if homes.is_empty() => format!("did you mean `{near}`?"),
+        Some(near) => format!("did you mean `{near}`? `{name}` itself belongs to {homes}"),
+        None if homes.is_empty() => {
+            let keys: Vec<String> = shape.keys.iter().map(|key| format!("`{key}`")).collect();
+            format!("{} has {}", shape.title, keys.join(", "))
+        }
+        None => format!("`{name}` belongs to {homes}"),
     }
-    let keys: Vec<String> = shape.keys.iter().map(|key| format!("`{key}`")).collect();
-    format!("{} has {}", shape.title, keys.join(", "))
 }
 
 pub(super) fn wrong_type(node: &Node<'_>, wanted: &str, help: &str) -> Diagnostic {

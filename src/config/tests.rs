@@ -87,6 +87,7 @@ trusted_proxies = ["10.1.2.3/8", "::1"]
 log = { format = "text", level = "debug" }
 [[listener]]
 listen = "[::1]:0"
+limits = { connections = 100_000, pending = 0x10 }
 [[upstream]]
 name = "app"
 endpoints = ["127.0.0.1:9001", "[::1]:9002", "App.Internal:9003", { address = "unix:/run/app.sock" }]
@@ -108,6 +109,8 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
 "#,
     );
     assert_eq!(config.server.workers.map(NonZeroUsize::get), Some(4));
+    assert_eq!(config.listeners[0].limits.connections, 100_000);
+    assert_eq!(config.listeners[0].limits.pending, 16);
     let networks: Vec<String> =
         config.server.trusted_proxies.iter().map(IpNet::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
@@ -286,16 +289,17 @@ macro_rules! told {
 }
 
 told! {
-    an_empty_file: "".to_owned(),
-    a_file_of_comments: "# nothing yet\n".to_owned(),
-    not_toml: "[[listener]\nlisten = 127.0.0.1:8080\n[server\nworkers = \n".to_owned(),
+    an_empty_file: "",
+    a_file_of_comments: "# nothing yet\n",
+    not_toml: "[[listener]\nlisten = 127.0.0.1:8080\n[server\nworkers = \n",
     a_key_twice: listener("listen = \"127.0.0.1:8081\""),
     a_string_without_its_end: least_with("name = \"app\"", "name = \"app"),
-    nothing_but_a_server: "[server]\nworkers = 2\n".to_owned(),
-    empty_lists: "listener = []\nupstream = []\nroute = []\n".to_owned(),
+    nothing_but_a_server: "[server]\nworkers = 2\n",
+    empty_lists: "listener = []\nupstream = []\nroute = []\n",
     single_brackets: LEAST.replace("[[route]]", "[route]"),
     unknown_keys: server("worker = 2\nlogs = {}") + "pathh = \"/ws\"\ncolour = \"red\"\n[sever]\n",
-    a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\""),
+    a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
+        timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
         + "origin = \"any\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
     later_keys_of_an_upstream: least_with(
@@ -303,7 +307,7 @@ told! {
         "endpoints = [{ address = \"127.0.0.1:9001\", weight = 2 }]\nhash_key = [\"client-ip\"]",
     ),
     required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
-        rewrite = {}\n".to_owned(),
+        rewrite = {}\n",
     an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),
     wrong_types: server("workers = 1.5\ntrusted_proxies = \"10.0.0.0/8\"\ndrain = \"10s\"\n\
         backlog_total = 1024\nlog = { format = true }"),
@@ -316,9 +320,9 @@ told! {
     sizes_out_of_bounds: listener("limits = { header_bytes = \"4KiB\", uri = \"1MiB\" }")
         + "limits = { backlog = \"99999GiB\" }\n",
     bad_rates: route("limits.control_frames = \"10\"")
-        + &format!("[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\n\
+        + "[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\n\
             limits.control_frames = \"0/s\"\n[[route]]\nname = \"c\"\npath = \"/c\"\n\
-            upstream = \"app\"\nlimits.control_frames = \"ten/fortnight\"\n"),
+            upstream = \"app\"\nlimits.control_frames = \"ten/fortnight\"\n",
     zeros: server("workers = 0\ndrain = { timeout = \"0s\" }")
         + "limits = { max_frame_size = \"0B\", frame_stall = \"0s\" }\n\
            heartbeat = { interval = \"0s\" }\n",
