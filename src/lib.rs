@@ -1,4 +1,47 @@
-//! wsgate: a WebSocket edge.
+//! wsgate is a WebSocket edge: it terminates TLS and the WebSocket handshake, enforces limits,
+//! relays frames to upstreams, answers heartbeats itself, and ends every socket with a Close that
+//! says why. This page is the map of its house.
+//!
+//! # One connection, in a straight line
+//!
+//! A [`server`] accepts it, does TLS and has hyper read a request. [`proxy::call`] finds the
+//! route in the [`snapshot`], reads the upgrade, takes a seat in the worker's registry
+//! ([`control`]), and has [`upstream`] dial an endpoint and shake hands with it. Every failure up
+//! to here is an HTTP status ([`proxy::rejection`]). Then comes the commit: the drain flag is read
+//! again, the 101 is answered, and with nothing awaited in between the [`tunnel`] begins, a task
+//! of its own. It relays frames as they came until it has one [`ending`], which goes to the log
+//! and the counters.
+//!
+//! # Layers
+//!
+//! A file imports its own folder and what stands below it, nothing above and nothing beside;
+//! `tests/layers.rs` holds that true.
+//!
+//! | layer | what lives there |
+//! | --- | --- |
+//! | `main.rs` | allocator, arguments, exit code |
+//! | [`cli`] | the commands a person types; the only place for anyhow |
+//! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
+//! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
+//! | [`snapshot`] | what a configuration comes to while it runs |
+//! | [`upstream`] | clusters, endpoints, dialling, the edge's own handshake |
+//! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
+//! | [`control`] | connection ids, registry, mailboxes, commands |
+//! | [`net`] | legs, the worker's scratch, sockets; the one file that names the TLS library |
+//! | [`config`] | file → diagnostics → validated `Config`; schema |
+//! | [`route`] | host and path → route; precedence by `Ord` |
+//! | [`metrics`] | counters with one writer each |
+//! | [`ending`] | reasons, blame, and the one map to close codes |
+//! | [`plan`] | what a live tunnel may be told anew |
+//! | [`ws`] | RFC 6455 and 7692: heads, control frames, handshake fields, extensions |
+//!
+//! # Threads
+//!
+//! A worker is one thread with one runtime and owns its connections for life: its tasks are
+//! `!Send`, and per frame there is no lock and no shared atomic. A listener's accept loop is a
+//! task on a worker; sockets that are not for itself travel to the worker with the fewest. The
+//! main thread is the control thread: it reaches workers by [`control::Command`]s, and a worker
+//! reaches a tunnel by its mailbox. Nothing lower calls upwards.
 
 #![deny(unsafe_code)]
 
