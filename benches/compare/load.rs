@@ -69,7 +69,7 @@ async fn echo(
     let before = proxy.cpu()?;
     let players = ping_pong(players, &message, 0..each).await?;
     calm().await;
-    let spent = proxy.cpu()? - before;
+    let spent = spent_since(before, proxy)?;
     let echoed = each * players.len() as u64;
     Ok(microseconds(spent) / echoed as f64)
 }
@@ -96,7 +96,7 @@ async fn handshakes(count: u64, target: &Target, proxy: &Running) -> anyhow::Res
     let before = proxy.cpu()?;
     open_and_close(count, target).await?;
     calm().await;
-    let spent = proxy.cpu()? - before;
+    let spent = spent_since(before, proxy)?;
     Ok(microseconds(spent) / count as f64)
 }
 
@@ -271,6 +271,11 @@ fn timespec(time: Duration) -> Timespec {
 fn now() -> Duration {
     let time = clock_gettime(ClockId::Monotonic);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn spent_since(before: Duration, proxy: &Running) -> anyhow::Result<Duration> {
+    let spent = proxy.cpu()?.checked_sub(before);
+    spent.context("a thread or child of the proxy ended, and its account with it")
 }
 
 /// Lets the proxy finish, go to sleep and so have its account closed by the kernel.

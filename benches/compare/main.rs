@@ -117,6 +117,8 @@ struct Setting {
     load_core: usize,
     /// How many descriptors a process may open.
     files: u64,
+    /// Of the minute before the first round.
+    load_average: String,
 }
 
 impl Setting {
@@ -146,6 +148,7 @@ impl Setting {
             proxy_core: arguments.proxy_core,
             load_core: arguments.load_core,
             files: raise_open_files(),
+            load_average: report::load_average(),
         }
     }
 }

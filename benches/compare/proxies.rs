@@ -89,7 +89,7 @@ impl Proxy {
                 let said = said(&path, "-vv");
                 format!("{}, {}", said.lines().next()?, openssl(&said, "Running on OpenSSL")?)
             }
-            Proxy::Bare => "a byte relay on tokio and tokio-rustls".to_owned(),
+            Proxy::Bare => "bare: a byte relay on tokio and tokio-rustls".to_owned(),
         })
     }
 }
@@ -235,11 +235,9 @@ fn said(program: &Path, argument: &str) -> String {
     })
 }
 
-/// The version of OpenSSL in the line that begins with `start`.
+/// The version of OpenSSL in the line that begins with `start`: the one it runs with stands last.
 fn openssl(said: &str, start: &str) -> Option<String> {
     let line = said.lines().find(|line| line.starts_with(start))?;
-    let words: Vec<&str> = line.split_whitespace().skip_while(|word| *word != "OpenSSL").collect();
-    let version =
-        words.iter().find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
-    Some(format!("OpenSSL {version}"))
+    let (_, version) = line.rsplit_once("OpenSSL ")?;
+    Some(format!("OpenSSL {}", version.split_whitespace().next()?))
 }

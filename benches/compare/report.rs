@@ -100,7 +100,7 @@ pub fn table(figures: &Figures, rows: &[&Row], setting: &Setting) -> String {
         );
     }
     for ((row, proxy), fault) in &figures.faults {
-        push(&mut out, format_args!("\n{proxy}, {row}: failed: {fault}"));
+        push(&mut out, format_args!("\n- {proxy}, {row}: failed: {fault}"));
     }
     out
 }
@@ -112,11 +112,14 @@ pub fn figure(figure: f64, unit: Unit) -> String {
 
 fn circumstances(setting: &Setting) -> String {
     let mut out = String::new();
-    let Setting { rounds, scale, proxies, .. } = setting;
-    push(&mut out, format_args!("- Machine: {}", machine()));
+    let Setting { rounds, scale, proxies, load_average, .. } = setting;
+    push(
+        &mut out,
+        format_args!("- Machine: {}; load average at the start {load_average}", machine()),
+    );
     for proxy in proxies {
-        let version = proxy.version().unwrap_or("version unknown".to_owned());
-        push(&mut out, format_args!("- {proxy}: {version}"));
+        let version = proxy.version().unwrap_or(format!("{proxy}, version unknown"));
+        push(&mut out, format_args!("- {version}"));
     }
     push(
         &mut out,
@@ -142,6 +145,12 @@ fn machine() -> String {
 
 fn push(out: &mut String, line: std::fmt::Arguments) {
     writeln!(out, "{line}").expect("a String takes all");
+}
+
+/// How many tasks wanted a core in the last minute: above a few tenths, others disturb the figures.
+pub fn load_average() -> String {
+    let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    averages.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Three digits that mean something.

@@ -175,7 +175,7 @@ pub const ROWS: &[Row] = &[
     },
     Row {
         name: "paced-tls",
-        what: "p99 at 4,000 messages of 64 B a second, TLS",
+        what: "p99 at 4,000 messages a second, 64 B, TLS",
         wire: Wire::Tls,
         load: Load::Paced { bytes: 64, rate: 4_000, duration: Duration::from_secs(5) },
         unit: Unit::Milliseconds,
