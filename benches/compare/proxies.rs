@@ -1,0 +1,243 @@
+//! The proxies compared, each as an experienced operator would run it on one core.
+//!
+//! The rule for every setting: what the software's own documentation recommends for WebSocket,
+//! else its default. Nothing is tuned for the benchmark, ours least of all.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::process::Program;
+use crate::tls::Certificate;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Proxy {
+    Wsgate,
+    Nginx,
+    Haproxy,
+    Bare,
+}
+
+/// What a proxy is told: where to listen, with which certificate if any, and where to dial.
+pub struct Task<'a> {
+    pub listen: SocketAddr,
+    pub certificate: Option<&'a Certificate>,
+    pub upstream: SocketAddr,
+    /// A folder of its own for this run.
+    pub folder: &'a Path,
+    /// How many descriptors a process may open.
+    pub files: u64,
+}
+
+impl Proxy {
+    pub const ALL: [Proxy; 4] = [Proxy::Wsgate, Proxy::Nginx, Proxy::Haproxy, Proxy::Bare];
+
+    /// The program, or `None` where it is not installed.
+    pub fn path(self) -> Option<PathBuf> {
+        let path = match self {
+            Proxy::Wsgate => env!("CARGO_BIN_EXE_wsgate").into(),
+            Proxy::Nginx => "/usr/sbin/nginx".into(),
+            Proxy::Haproxy => "/usr/sbin/haproxy".into(),
+            Proxy::Bare => std::env::current_exe().ok()?,
+        };
+        path.exists().then_some(path)
+    }
+
+    /// Writes the configuration and gives the command that runs it in the foreground.
+    pub fn program(self, path: PathBuf, task: &Task) -> anyhow::Result<Program> {
+        let arguments: Vec<OsString> = match self {
+            Proxy::Wsgate => {
+                let file = write(task, "wsgate.toml", &wsgate(task))?;
+                vec!["run".into(), "--config".into(), file.into()]
+            }
+            Proxy::Nginx => {
+                let file = write(task, "nginx.conf", &nginx(task))?;
+                // Before it reads the file, nginx would open its compiled-in error log.
+                vec![
+                    "-p".into(),
+                    task.folder.into(),
+                    "-e".into(),
+                    "stderr".into(),
+                    "-c".into(),
+                    file.into(),
+                ]
+            }
+            Proxy::Haproxy => {
+                let file = write(task, "haproxy.cfg", &haproxy(task))?;
+                vec!["-db".into(), "-f".into(), file.into()]
+            }
+            Proxy::Bare => bare(task),
+        };
+        Ok(Program { path, arguments })
+    }
+
+    /// What the program calls itself, with the TLS library where it says so.
+    pub fn version(self) -> Option<String> {
+        let path = self.path()?;
+        Some(match self {
+            Proxy::Wsgate => said(&path, "--version").lines().next()?.to_owned(),
+            Proxy::Nginx => {
+                let said = said(&path, "-V");
+                format!("{}, {}", said.lines().next()?, openssl(&said, "built with")?)
+            }
+            Proxy::Haproxy => {
+                let said = said(&path, "-vv");
+                format!("{}, {}", said.lines().next()?, openssl(&said, "Running on OpenSSL")?)
+            }
+            Proxy::Bare => "bare: a byte relay on tokio and tokio-rustls".to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Proxy::Wsgate => "wsgate",
+            Proxy::Nginx => "nginx",
+            Proxy::Haproxy => "HAProxy",
+            Proxy::Bare => "bare",
+        })
+    }
+}
+
+/// One worker, nothing below a warning said; every policy of a route by its defaults.
+fn wsgate(task: &Task) -> String {
+    let Task { listen, upstream, .. } = task;
+    let tls = task.certificate.map_or(String::new(), |Certificate { chain, key }| {
+        format!("[listener.tls]\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]\n")
+    });
+    format!(
+        r#"[server]
+workers = 1
+log = {{ level = "warn" }}
+
+[[listener]]
+listen = "{listen}"
+{tls}
+[[upstream]]
+name = "echo"
+endpoints = ["{upstream}"]
+
+[[route]]
+name = "all"
+path = "/"
+upstream = "echo"
+"#
+    )
+}
+
+/// The block of nginx's own page on WebSocket proxying, with the forwarding headers all add.
+/// `proxy_read_timeout` is raised because its 60 s would cut silent sockets. Buffers, tickets and
+/// ciphers stay as they come.
+fn nginx(task: &Task) -> String {
+    let Task { listen, upstream, .. } = task;
+    let (ssl, tls) = match task.certificate {
+        None => ("", String::new()),
+        Some(Certificate { chain, key }) => (
+            " ssl",
+            format!(
+                "ssl_certificate {};\n    ssl_certificate_key {};\n    \
+                 ssl_protocols TLSv1.2 TLSv1.3;\n",
+                chain.display(),
+                key.display()
+            ),
+        ),
+    };
+    format!(
+        "daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log stderr crit;
+events {{
+  worker_connections 20000;
+}}
+http {{
+  access_log off;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  server {{
+    listen {listen}{ssl};
+    {tls}
+    location / {{
+      proxy_pass http://{upstream};
+      proxy_http_version 1.1;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection \"upgrade\";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_read_timeout 3600s;
+      proxy_send_timeout 3600s;
+    }}
+  }}
+}}
+"
+    )
+}
+
+/// One thread, the timeouts the manual asks for, a tunnel's an hour. `maxconn` is what the limit
+/// of open files allows, at two a pair; buffers and ciphers stay as they come.
+fn haproxy(task: &Task) -> String {
+    let Task { listen, upstream, files, .. } = task;
+    let maxconn = files.saturating_sub(200) / 2;
+    let tls = task.certificate.map_or(String::new(), |certificate| {
+        format!(" ssl crt {} ssl-min-ver TLSv1.2", certificate.both().display())
+    });
+    format!(
+        "global
+  nbthread 1
+  maxconn {maxconn}
+defaults
+  mode http
+  option forwardfor
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout tunnel 1h
+frontend edge
+  bind {listen}{tls}
+  default_backend echo
+backend echo
+  server echo {upstream}
+"
+    )
+}
+
+fn bare(task: &Task) -> Vec<OsString> {
+    let addresses = [task.listen.to_string(), task.upstream.to_string()];
+    let [listen, upstream] = addresses.map(OsString::from);
+    let mut arguments =
+        vec!["bare".into(), "--listen".into(), listen, "--upstream".into(), upstream];
+    if let Some(Certificate { chain, key }) = task.certificate {
+        arguments.extend(["--chain".into(), chain.into(), "--key".into(), key.into()]);
+    }
+    arguments
+}
+
+fn write(task: &Task, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    let file = task.folder.join(name);
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+fn said(program: &Path, argument: &str) -> String {
+    let output = Command::new(program).arg(argument).output();
+    output.map_or(String::new(), |output| {
+        let both = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&both).into_owned()
+    })
+}
+
+/// The version of OpenSSL in the line that begins with `start`: the one it runs with stands last.
+fn openssl(said: &str, start: &str) -> Option<String> {
+    let line = said.lines().find(|line| line.starts_with(start))?;
+    let (_, version) = line.rsplit_once("OpenSSL ")?;
+    Some(format!("OpenSSL {}", version.split_whitespace().next()?))
+}
