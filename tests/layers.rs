@@ -13,8 +13,9 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// The top-level modules, from the bottom up.
 const ROWS: &[&[&str]] = &[
-    &["ws", "plan"],
+    &["ws"],
     &["ending"],
+    &["plan"],
     &["metrics"],
     &["route"],
     &["config"],
