@@ -27,8 +27,6 @@ LABEL org.opencontainers.image.title="wsgate" \
 COPY --from=build /src/target/release/wsgate /wsgate
 # `nonroot` by its number, so that Kubernetes' runAsNonRoot can tell.
 USER 65532:65532
-# Files that a configuration names by a relative path are looked for here.
-WORKDIR /etc/wsgate
 EXPOSE 8443
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/wsgate"]

@@ -1,9 +1,14 @@
 //! wsgate: a WebSocket edge.
 
 #![deny(unsafe_code)]
-// Nothing from the network or a file is taken on trust, and only the command line talks to a
-// terminal. Tests and benches may; so these bind the library and not the package.
-#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+// What the network or a file says is not taken on trust.
+#![warn(clippy::unwrap_used, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+// Only the command line talks to a terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+// The future of a connection's task lives as long as the connection.
+#![warn(clippy::large_futures, clippy::unused_async)]
+// A new variant of a closed enum asks everywhere what is to be done with it.
+#![warn(clippy::match_wildcard_for_single_variants)]
 
 pub mod config;
 pub mod plan;
