@@ -453,7 +453,7 @@ fn bad_texts() -> Vec<Vec<Frame>> {
         vec![Frame::new(TEXT, [0xE2]).not_final(), Frame::new(CONTINUATION, [b'x'])],
         vec![
             Frame::new(TEXT, "good").not_final(),
-            Frame::new(PING, [0xFF]),
+            Frame::new(PONG, [0xFF]),
             Frame::new(CONTINUATION, [0x80]),
         ],
     ]
