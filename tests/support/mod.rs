@@ -52,7 +52,7 @@ pub async fn open_as(
 ) -> (Peer, Peer) {
     let client = async {
         let mut client = edge.connect().await;
-        client.upgrade(&request).await;
+        client.upgrade(request).await;
         client
     };
     let upstream = async { backend.accept().await.upgrade(answer).await };

@@ -78,7 +78,7 @@ impl Peer {
     }
 
     /// Sends an upgrade and takes the 101, whatever follows it left to be read.
-    pub async fn upgrade(&mut self, request: &Upgrade) -> Message {
+    pub async fn upgrade(&mut self, request: Upgrade) -> Message {
         self.send(&request.bytes()).await;
         let answer = self.reader.head().await;
         assert_eq!(answer.status(), 101, "the upgrade was refused: {answer:?}");
@@ -87,7 +87,7 @@ impl Peer {
     }
 
     /// Sends a request and takes the whole answer.
-    pub async fn ask(&mut self, request: &Upgrade) -> Message {
+    pub async fn ask(&mut self, request: Upgrade) -> Message {
         self.send(&request.bytes()).await;
         self.reader.answer().await
     }

@@ -86,7 +86,15 @@ impl Authority {
 
     /// A client that shows a certificate of this authority.
     pub fn client_with_certificate(&self, name: &str) -> ClientConfig {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ClientAuth);
+        self.client_shown(self.issue(name, ExtendedKeyUsagePurpose::ClientAuth))
+    }
+
+    /// A client that shows a certificate of an authority that nobody knows.
+    pub fn client_with_foreign_certificate(&self, name: &str) -> ClientConfig {
+        self.client_shown(Authority::new().issue(name, ExtendedKeyUsagePurpose::ClientAuth))
+    }
+
+    fn client_shown(&self, (certificate, key): (rcgen::Certificate, KeyPair)) -> ClientConfig {
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
         ClientConfig::builder()
             .with_root_certificates(self.roots())
