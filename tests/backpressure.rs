@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{BINARY, Backend, Config, Edge, Frame, Peer, open, soon, within};
+use support::{BINARY, Backend, Config, Edge, Frame, Peer, open, stalled, within};
 
 /// What one connection may add to the process beside its backlog: the worker's scratch, sealed
 /// records, the allocator's rounding.
@@ -191,19 +191,4 @@ async fn round_trip(client: &mut Peer, upstream: &mut Peer) -> Duration {
     }
     times.sort();
     times[times.len() / 2]
-}
-
-/// Waits until a count that others raise has stood still for a while.
-async fn stalled(count: &AtomicU64) {
-    soon("the flood stalls", async {
-        let mut last = (0, Instant::now());
-        while last.0 == 0 || last.1.elapsed() < Duration::from_millis(500) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            let now = count.load(Ordering::Relaxed);
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-        }
-    })
-    .await;
 }

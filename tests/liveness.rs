@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Backend, Config, Edge, Frame, PING, PONG, Peer, open, soon};
+use support::{Backend, Config, Edge, Frame, PING, PONG, Peer, open, stalled};
 
 async fn beating(backend: &Backend, heartbeat: &str) -> Edge {
     Config::new(&backend.address).heartbeat(heartbeat).start().await
@@ -212,21 +212,6 @@ async fn a_client_that_the_edge_does_not_read_is_not_called_silent() {
         }
     };
     tokio::join!(flood, taken);
-}
-
-/// Waits until a count that others raise has stood still for a while.
-async fn stalled(count: &AtomicU64) {
-    soon("the flood stalls", async {
-        let mut last = (count.load(Ordering::Relaxed), Instant::now());
-        while last.0 == 0 || last.1.elapsed() < Duration::from_millis(500) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            let now = count.load(Ordering::Relaxed);
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-        }
-    })
-    .await;
 }
 
 async fn assert_only_data_passes(client: &mut Peer, upstream: &mut Peer) {

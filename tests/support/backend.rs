@@ -1,12 +1,10 @@
 //! The upstream: a listener whose every answer is the test's.
 
-use futures_util::{SinkExt, StreamExt};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::http::{Message, accept_of};
-use super::peer::{Peer, Socket};
+use super::peer::Peer;
 use super::soon;
 
 pub struct Backend {
@@ -40,18 +38,6 @@ impl Backend {
         let listener = UnixListener::bind(&path).expect("a unix socket");
         let address = format!("unix:{}", path.display());
         Backend { listener: Listener::Unix(listener), address, _folder: Some(folder) }
-    }
-
-    /// A tungstenite server that sends back every message; gives its address.
-    pub async fn echo() -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the backend");
-        let address = listener.local_addr().expect("a bound socket has an address").to_string();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(echo(socket));
-            }
-        });
-        address
     }
 
     /// An address where nobody listens.
@@ -108,19 +94,5 @@ impl Request {
     /// Answers nothing yet.
     pub fn silent(self) -> Peer {
         self.peer
-    }
-}
-
-async fn echo(socket: tokio::net::TcpStream) {
-    socket.set_nodelay(true).expect("TCP_NODELAY");
-    let sizes = WebSocketConfig::default().max_frame_size(None).max_message_size(None);
-    let Ok(mut socket) = tokio_tungstenite::accept_async_with_config(socket, Some(sizes)).await
-    else {
-        return;
-    };
-    while let Some(Ok(message)) = socket.next().await {
-        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-            return;
-        }
     }
 }

@@ -177,25 +177,36 @@ timeouts.close = "{close}"
         Edge::run(folder, &file, &self.arguments).await
     }
 
-    /// Runs a program that should not start, until it ends; gives its exit code and its words.
-    pub fn refused(&self) -> (Option<i32>, String) {
+    /// Runs a program that must not start; gives its exit code and its words.
+    pub async fn refused(&self) -> (Option<i32>, String) {
         let folder = tempfile::tempdir().expect("a folder for the configuration");
         let file = folder.path().join("wsgate.toml");
         std::fs::write(&file, self.text()).expect("the configuration's file");
-        let output = wsgate(&file, &self.arguments).output().expect("wsgate starts");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let mut edge = Edge::spawn(folder, &file, &self.arguments);
+        let code = edge.exit(PATIENCE).await.code();
+        soon("stderr ends", async { while edge.log.changed.changed().await.is_ok() {} }).await;
+        let lines = edge.logged(|_| true);
+        let words = lines.iter().map(|line| line.as_str().map_or(line.to_string(), str::to_owned));
+        (code, words.collect::<Vec<_>>().join("\n"))
     }
 }
 
 impl Edge {
     async fn run(folder: TempDir, file: &Path, arguments: &[String]) -> Edge {
-        let mut child = wsgate(file, arguments).spawn().expect("wsgate starts");
-        let log = Log::of(child.stderr.take().expect("stderr is piped"));
-        let unbound = SocketAddr::from(([0; 4], 0));
-        let mut edge = Edge { child, log, plain: unbound, tls: unbound, _folder: folder };
+        let mut edge = Edge::spawn(folder, file, arguments);
         edge.plain = edge.listening(false).await;
         edge.tls = edge.listening(true).await;
         edge
+    }
+
+    fn spawn(folder: TempDir, file: &Path, arguments: &[String]) -> Edge {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wsgate"));
+        command.arg("run").arg("--config").arg(file).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("wsgate starts");
+        let log = Log::of(child.stderr.take().expect("stderr is piped"));
+        let unbound = SocketAddr::from(([0; 4], 0));
+        Edge { child, log, plain: unbound, tls: unbound, _folder: folder }
     }
 
     async fn listening(&self, tls: bool) -> SocketAddr {
@@ -356,11 +367,4 @@ impl Log {
         });
         log
     }
-}
-
-fn wsgate(file: &Path, arguments: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wsgate"));
-    command.arg("run").arg("--config").arg(file).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command
 }

@@ -14,7 +14,8 @@ mod http;
 mod peer;
 mod tls;
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Request};
 pub use edge::{Config, Edge, Line, ended};
@@ -57,4 +58,19 @@ pub async fn open_as(
     };
     let upstream = async { backend.accept().await.upgrade(answer).await };
     tokio::join!(client, upstream)
+}
+
+/// Waits until a count that others raise has stood still for a while.
+pub async fn stalled(count: &AtomicU64) {
+    soon("the count comes to a stand", async {
+        let mut last = (0, Instant::now());
+        while last.0 == 0 || last.1.elapsed() < Duration::from_millis(500) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let now = count.load(Ordering::Relaxed);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+    })
+    .await;
 }

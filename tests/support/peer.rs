@@ -181,6 +181,14 @@ impl Reader {
         }
     }
 
+    /// Whatever comes next, frames or not; `None` at the end.
+    pub async fn next_bytes(&mut self) -> Option<Vec<u8>> {
+        if self.held.is_empty() && self.fill().await.is_some() {
+            return None;
+        }
+        Some(std::mem::take(&mut self.held))
+    }
+
     /// Whether anything comes within `time`; for what is bounded by a clock and not by an event.
     pub async fn silent_for(&mut self, time: Duration) -> bool {
         self.held.is_empty() && tokio::time::timeout(time, self.fill()).await.is_err()

@@ -64,7 +64,7 @@ impl Authority {
         self.folder.path().join(name)
     }
 
-    /// `{ chain = …, key = … }` of a new server certificate for `name` and 127.0.0.1.
+    /// `{ chain = …, key = … }` of a new server certificate for `name` and the listeners' addresses.
     pub fn server(&self, name: &str) -> String {
         let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let chain = self.file(&format!("{name}.{}.pem", serial()));
@@ -110,7 +110,7 @@ impl Authority {
 
     fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
-        let names = vec![name.to_owned(), "127.0.0.1".to_owned()];
+        let names = [name, "127.0.0.1", "127.0.0.2"].map(str::to_owned).to_vec();
         let mut params = CertificateParams::new(names).expect("a certificate's parameters");
         params.distinguished_name = named(name);
         params.extended_key_usages = vec![usage];
