@@ -146,8 +146,7 @@ async fn over_the_pending_limit_the_oldest_goes() {
 #[tokio::test]
 async fn over_the_connection_limit_accepting_pauses() {
     let backend = Backend::tcp().await;
-    let edge =
-        Config::new(&backend.address).listener("limits.connections = 5").start().await;
+    let edge = Config::new(&backend.address).listener("limits.connections = 5").start().await;
     let mut kept = Vec::new();
     for _ in 0..5 {
         kept.push(open(&edge, &backend).await);
@@ -189,6 +188,26 @@ async fn over_the_connection_limit_idle_ones_go_first() {
         gone += usize::from(!client.reader.silent_for(Duration::from_millis(50)).await);
     }
     assert_eq!(gone, 1, "one made room for one");
+}
+
+#[tokio::test]
+async fn out_of_descriptors_accepting_pauses_and_goes_on() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).descriptors(64).start().await;
+    let (mut client, mut upstream) = open(&edge, &backend).await;
+    let mut flood = Vec::new();
+    for _ in 0..200 {
+        // What the edge cannot accept waits in the kernel's queue.
+        flood.push(TcpStream::connect(edge.plain).await.expect("the queue takes it"));
+    }
+    let (clock, used) = (Instant::now(), edge.processor_time());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let busy = edge.processor_time() - used;
+    assert!(busy < clock.elapsed() / 2, "{busy:?} of a second spent on nothing");
+    client.send_frame(Frame::text("those inside go on")).await;
+    assert_eq!(upstream.frame().await.payload, b"those inside go on");
+    drop(flood);
+    open(&edge, &backend).await;
 }
 
 #[tokio::test]

@@ -101,8 +101,7 @@ async fn a_fast_flood_leaves_its_neighbours_their_turn() {
 #[tokio::test]
 async fn when_all_backlogs_are_spent_tunnels_go_on_with_less() {
     let backend = Backend::tcp().await;
-    let edge =
-        Config::new(&backend.address).server("backlog_total = \"1MiB\"").start().await;
+    let edge = Config::new(&backend.address).server("backlog_total = \"1MiB\"").start().await;
     let (mut neighbour, mut app) = warm(&edge, &backend).await;
     let before = edge.resident();
     let mut kept = Vec::new();

@@ -113,12 +113,13 @@ fn large_message() -> Vec<u8> {
 /// What a client sees: its message to the end, Close 1012, the end. Gives the moment of the Close.
 async fn farewell(number: usize, mut client: Peer) -> (usize, Instant) {
     let deadline = Duration::from_secs(30);
-    let next = async |client: &mut Peer| {
-        match within(deadline, "a Close", client.reader.next_event()).await {
+    let next =
+        async |client: &mut Peer| match within(deadline, "a Close", client.reader.next_event())
+            .await
+        {
             support::Event::Frame(frame) => frame,
             end => panic!("{number} was cut: {end:?}"),
-        }
-    };
+        };
     if number % 2 == 1 {
         assert_eq!(next(&mut client).await.payload.len(), 64 << 10, "socket {number}");
         assert_eq!(next(&mut client).await.payload.len(), 32 << 10, "socket {number}");

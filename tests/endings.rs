@@ -460,6 +460,36 @@ async fn an_upstream_that_does_not_read_is_closed_at_a_boundary() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_is_kept() {
+    let backend = Backend::tcp().await;
+    let edge = impatient_edge(&backend, "limits.slow_consumer = \"1s\"").await;
+    let (client, upstream) = open(&edge, &backend).await;
+    let Peer { mut reader, writer: _to_edge } = client;
+    let Peer { writer: mut flooding, reader: _from_edge } = upstream;
+    let frame = flood_frame();
+    let bytes = frame.encode();
+    let flood = async {
+        loop {
+            flooding.try_send(&bytes).await.expect("the tunnel stays");
+        }
+    };
+    // About 4 MiB a second for three times as long as it may stand still.
+    let steadily = async {
+        for _ in 0..60 {
+            for _ in 0..12 {
+                assert!(reader.frame().await == frame);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = steadily => {}
+        never = flood => match never {},
+    }
+    assert_eq!(edge.logged(support::ended), Vec::<support::Line>::new());
+}
+
+#[tokio::test]
 async fn a_consumer_that_never_reads_again_is_cut() {
     let backend = Backend::tcp().await;
     let edge = impatient_edge(&backend, "limits.slow_consumer = \"500ms\"").await;

@@ -115,7 +115,21 @@ async fn the_words_of_an_upgrade_are_matched_as_http_matches_them() {
 async fn a_path_that_may_be_read_in_two_ways_is_400() {
     let edge = nowhere().await;
     let targets = [
-        "/a/../b", "/..", "/a/.", "/./a", "/a/%2e%2e/b", "/%2E", "/a/.%2e/b", "/a/..%2fb", "/a%2f..%2fb", "/a\\b", "/a%5cb", "/a%5Cb", "/a%00b", "/a#b", "/#",
+        "/a/../b",
+        "/..",
+        "/a/.",
+        "/./a",
+        "/a/%2e%2e/b",
+        "/%2E",
+        "/a/.%2e/b",
+        "/a/..%2fb",
+        "/a%2f..%2fb",
+        "/a\\b",
+        "/a%5cb",
+        "/a%5Cb",
+        "/a%00b",
+        "/a#b",
+        "/#",
     ];
     for target in targets {
         let answer = edge.connect().await.ask(Upgrade::to(target)).await;
@@ -139,10 +153,8 @@ async fn a_target_and_a_host_that_disagree_are_400() {
 
 #[tokio::test]
 async fn a_head_that_is_not_whole_in_time_is_408() {
-    let edge = Config::new(&Backend::nobody().await)
-        .listener("timeouts.header = \"500ms\"")
-        .start()
-        .await;
+    let edge =
+        Config::new(&Backend::nobody().await).listener("timeouts.header = \"500ms\"").start().await;
     for tls in [true, false] {
         let mut client = if tls { edge.connect().await } else { edge.connect_plain().await };
         let started = Instant::now();
@@ -158,10 +170,8 @@ async fn a_head_that_is_not_whole_in_time_is_408() {
 
 #[tokio::test]
 async fn a_head_that_trickles_in_does_not_gain_time() {
-    let edge = Config::new(&Backend::nobody().await)
-        .listener("timeouts.header = \"1s\"")
-        .start()
-        .await;
+    let edge =
+        Config::new(&Backend::nobody().await).listener("timeouts.header = \"1s\"").start().await;
     let mut client = edge.connect().await;
     let started = Instant::now();
     let trickle = async {
@@ -270,30 +280,41 @@ async fn an_upstream_that_breaks_the_handshake_is_502() {
     let switching = "HTTP/1.1 101 Switching Protocols\r\n";
     let wrong = accept_of("AAAAAAAAAAAAAAAAAAAAAA==");
     let lies = [
-        ("a wrong accept", format!(
-            "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\n\
+        (
+            "a wrong accept",
+            format!(
+                "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {wrong}\r\n\r\n"
-        )),
-        ("no accept", format!(
-            "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-        )),
+            ),
+        ),
+        ("no accept", format!("{switching}Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")),
         ("no Upgrade", format!("{switching}Connection: Upgrade\r\nACCEPT\r\n\r\n")),
-        ("another Upgrade", format!(
-            "{switching}Upgrade: h2c\r\nConnection: Upgrade\r\nACCEPT\r\n\r\n"
-        )),
+        (
+            "another Upgrade",
+            format!("{switching}Upgrade: h2c\r\nConnection: Upgrade\r\nACCEPT\r\n\r\n"),
+        ),
         ("no Connection", format!("{switching}Upgrade: websocket\r\nACCEPT\r\n\r\n")),
-        ("a subprotocol nobody offered", format!(
-            "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
+        (
+            "a subprotocol nobody offered",
+            format!(
+                "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
              Sec-WebSocket-Protocol: mqtt\r\n\r\n"
-        )),
-        ("two subprotocols", format!(
-            "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
+            ),
+        ),
+        (
+            "two subprotocols",
+            format!(
+                "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
              Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
-        )),
-        ("an extension nobody offered", format!(
-            "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
+            ),
+        ),
+        (
+            "an extension nobody offered",
+            format!(
+                "{switching}Upgrade: websocket\r\nConnection: Upgrade\r\nACCEPT\r\n\
              Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-        )),
+            ),
+        ),
         ("no HTTP", "SSH-2.0-OpenSSH_9.2p1\r\n\r\n".to_owned()),
         ("nothing", String::new()),
     ];
@@ -498,8 +519,7 @@ async fn the_upstream_is_told_who_asks_by_the_edge_alone() {
 #[tokio::test]
 async fn a_trusted_proxy_is_believed() {
     let trusting = |backend: &Backend| {
-        Config::new(&backend.address)
-            .server("trusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]")
+        Config::new(&backend.address).server("trusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]")
     };
     let asked = asked_with(trusting, |upgrade| {
         upgrade
@@ -512,7 +532,8 @@ async fn a_trusted_proxy_is_believed() {
             .add("X-Request-Id", "their-own_1.0")
     })
     .await;
-    let hops: Vec<_> = asked.all("x-forwarded-for").join(", ").split(", ").map(str::to_owned).collect();
+    let hops: Vec<_> =
+        asked.all("x-forwarded-for").join(", ").split(", ").map(str::to_owned).collect();
     assert_eq!(hops, ["6.6.6.6", "203.0.113.9", "10.0.0.7", "127.0.0.1"]);
     assert_eq!(asked.header("x-real-ip"), Some("203.0.113.9"), "the rightmost that is no proxy");
     assert_eq!(asked.header("x-forwarded-proto"), Some("http"));
@@ -561,9 +582,8 @@ async fn a_route_edits_headers_both_ways() {
 
 #[tokio::test]
 async fn the_upstream_may_be_asked_by_another_name() {
-    let named = |backend: &Backend| {
-        Config::new(&backend.address).upstream("host = \"chat.internal\"")
-    };
+    let named =
+        |backend: &Backend| Config::new(&backend.address).upstream("host = \"chat.internal\"");
     let asked = asked_with(named, |upgrade| upgrade).await;
     assert_eq!(asked.header("host"), Some("chat.internal"));
     assert_eq!(asked.header("x-forwarded-host"), Some("localhost"));
@@ -657,13 +677,10 @@ async fn subprotocol(
 
 #[tokio::test]
 async fn compression_may_be_stripped() {
-    let strip = |backend: &Backend| {
-        Config::new(&backend.address).route("compression = \"strip\"")
-    };
-    let asked = asked_with(strip, |upgrade| {
-        upgrade.add("Sec-WebSocket-Extensions", "permessage-deflate")
-    })
-    .await;
+    let strip = |backend: &Backend| Config::new(&backend.address).route("compression = \"strip\"");
+    let asked =
+        asked_with(strip, |upgrade| upgrade.add("Sec-WebSocket-Extensions", "permessage-deflate"))
+            .await;
     assert_eq!(asked.header("sec-websocket-extensions"), None);
 }
 
@@ -750,8 +767,7 @@ async fn a_client_that_sends_too_much_too_early_waits_or_goes() {
 async fn both_versions_of_tls_are_spoken() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address).start().await;
-    let versions =
-        [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
+    let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
     for (version, spoken) in versions {
         let config = Arc::new(authority().client(&[version]));
         let socket = connect_tls(edge.tls, "localhost", config).await.expect("a TLS handshake");
@@ -795,7 +811,8 @@ async fn the_certificate_is_chosen_by_name() {
         shown.push(socket.get_ref().1.peer_certificates().expect("a chain")[0].to_vec());
     }
     // A client that names nobody is served the first: it is valid for the address too.
-    let unnamed = connect_tls(SocketAddr::new([127, 0, 0, 2].into(), edge.tls.port()), "127.0.0.1", config());
+    let unnamed =
+        connect_tls(SocketAddr::new([127, 0, 0, 2].into(), edge.tls.port()), "127.0.0.1", config());
     let unnamed = unnamed.await.expect("the first certificate names 127.0.0.1");
     assert_eq!(unnamed.get_ref().1.peer_certificates().expect("a chain")[0].to_vec(), shown[0]);
     assert!(shown[0] != shown[1] && shown[1] != shown[2]);

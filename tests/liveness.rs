@@ -121,11 +121,9 @@ async fn answers_to_the_edges_own_pings_are_free() {
 #[tokio::test]
 async fn an_upstream_may_stay_silent_by_default() {
     let backend = Backend::tcp().await;
-    let edge = beating(
-        &backend,
-        "heartbeat = { interval = \"off\", upstream = { interval = \"50ms\" } }",
-    )
-    .await;
+    let edge =
+        beating(&backend, "heartbeat = { interval = \"off\", upstream = { interval = \"50ms\" } }")
+            .await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     for _ in 0..5 {
         assert_eq!(upstream.frame().await.opcode, PING);

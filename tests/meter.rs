@@ -116,12 +116,8 @@ async fn sizes_are_judged_from_the_head() {
         let part = |opcode| Frame::new(opcode, vec![7; 1024]).not_final().masked(masked);
         let full = vec![part(BINARY), part(CONTINUATION), part(CONTINUATION), part(CONTINUATION)];
         let whole = Frame::binary(vec![7; 1024]).masked(masked);
-        let too_big = |what, before, head: Head| Offence {
-            what,
-            before,
-            bytes: head.encode(),
-            code: 1009,
-        };
+        let too_big =
+            |what, before, head: Head| Offence { what, before, bytes: head.encode(), code: 1009 };
         let offences = [
             ("frame_too_big", {
                 too_big("1 KiB and a byte", vec![whole], head(BINARY, Length::Minimal(1025)))
@@ -132,12 +128,15 @@ async fn sizes_are_judged_from_the_head() {
             ("message_too_big", {
                 too_big("4 KiB and a byte", full, head(CONTINUATION, Length::Minimal(1)))
             }),
-            ("protocol", Offence {
-                what: "2^63 bytes: no length at all",
-                before: vec![],
-                bytes: head(BINARY, Length::Minimal(1 << 63)).encode(),
-                code: 1002,
-            }),
+            (
+                "protocol",
+                Offence {
+                    what: "2^63 bytes: no length at all",
+                    before: vec![],
+                    bytes: head(BINARY, Length::Minimal(1 << 63)).encode(),
+                    code: 1002,
+                },
+            ),
         ];
         for (reason, offence) in offences {
             let pair = open(&edge, &backend).await;
@@ -179,8 +178,7 @@ async fn whole_messages_up_to_their_limit_pass() {
 #[tokio::test]
 async fn a_client_may_not_flood_with_control_frames() {
     let backend = Backend::tcp().await;
-    let edge =
-        Config::new(&backend.address).route("limits.control_frames = \"1/s\"").start().await;
+    let edge = Config::new(&backend.address).route("limits.control_frames = \"1/s\"").start().await;
     for (count, opcode) in [PING, PONG].into_iter().enumerate() {
         let (mut client, mut upstream) = open(&edge, &backend).await;
         let burst = Frame::new(opcode, "x").masked(true).encode().repeat(30);
@@ -208,8 +206,7 @@ async fn a_client_may_not_flood_with_control_frames() {
 #[tokio::test]
 async fn an_upstreams_control_frames_are_not_counted() {
     let backend = Backend::tcp().await;
-    let edge =
-        Config::new(&backend.address).route("limits.control_frames = \"1/s\"").start().await;
+    let edge = Config::new(&backend.address).route("limits.control_frames = \"1/s\"").start().await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     upstream.send(&Frame::new(PING, "x").encode().repeat(100)).await;
     for _ in 0..100 {
@@ -365,12 +362,9 @@ fn other(sender: Sender) -> Sender {
 
 fn protocol_error(sender: Sender) -> Verdict {
     match sender {
-        Client => Verdict {
-            other: 1001,
-            reason: "client_protocol_error",
-            by: "client",
-            level: "INFO",
-        },
+        Client => {
+            Verdict { other: 1001, reason: "client_protocol_error", by: "client", level: "INFO" }
+        }
         Upstream => Verdict {
             other: 1011,
             reason: "upstream_protocol_error",
@@ -384,7 +378,8 @@ fn protocol_offences(sender: Sender) -> Vec<Offence> {
     let masked = sender == Client;
     let good = || Frame::text("good").masked(masked);
     let part = || good().not_final();
-    let of = |what, before, frame: Frame| Offence { what, before, bytes: frame.encode(), code: 1002 };
+    let of =
+        |what, before, frame: Frame| Offence { what, before, bytes: frame.encode(), code: 1002 };
     let plain = |opcode, payload: &[u8]| Frame::new(opcode, payload).masked(masked);
     let head = |what, opcode, length| Offence {
         what,

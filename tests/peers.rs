@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -19,8 +20,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 
 const SIZES: [usize; 10] = [0, 1, 125, 126, 127, 65535, 65536, 65537, 1 << 20, 16 << 20];
@@ -145,12 +146,22 @@ impl Library {
         let mut command = self.command(&script);
         command.arg(format!("wss://{}/", edge.tls)).arg(authority().file("ca.pem"));
         command.arg(if deflate { "deflate" } else { "plain" });
-        let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let process = process.unwrap_or_else(|error| panic!("{script}: {error}"));
-        let output = tokio::task::spawn_blocking(move || process.wait_with_output());
-        let output = output.await.expect("a thread").expect("the client ends");
-        let words = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}: {words}");
+        let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut process = Killed(process.unwrap_or_else(|error| panic!("{script}: {error}")));
+        let mut stderr = process.0.stderr.take().expect("stderr is piped");
+        let words = std::thread::spawn(move || {
+            let mut words = String::new();
+            let _ = stderr.read_to_string(&mut words);
+            words
+        });
+        let status = loop {
+            if let Some(status) = process.0.try_wait().expect("the client can be waited for") {
+                break status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let words = words.join().expect("the client's words");
+        assert!(status.success(), "{script}: {words}");
     }
 }
 
@@ -164,9 +175,8 @@ fn python() -> PathBuf {
 }
 
 fn first_line(stdout: std::process::ChildStdout) -> u16 {
-    use std::io::BufRead;
     let mut line = String::new();
-    std::io::BufReader::new(stdout).read_line(&mut line).expect("the server's port");
+    BufReader::new(stdout).read_line(&mut line).expect("the server's port");
     line.trim().parse().unwrap_or_else(|_| panic!("a port was due: {line:?}"))
 }
 
@@ -212,8 +222,7 @@ async fn converse(edge: &Edge) {
     let mut request = format!("wss://{}/", edge.tls).into_client_request().expect("a request");
     let offer = "mqtt, chat".parse().expect("a header's value");
     request.headers_mut().insert("sec-websocket-protocol", offer);
-    let opened =
-        tokio_tungstenite::client_async_with_config(request, socket, Some(sizes())).await;
+    let opened = tokio_tungstenite::client_async_with_config(request, socket, Some(sizes())).await;
     let (mut socket, answer) = opened.expect("an upgrade");
     assert_eq!(answer.headers()["sec-websocket-protocol"], "chat");
     for size in SIZES {

@@ -3,11 +3,15 @@
 import asyncio
 
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
 
 
 async def echo(socket):
-    async for message in socket:
-        await socket.send(message)
+    try:
+        async for message in socket:
+            await socket.send(message)
+    except ConnectionClosed:
+        pass  # A Close with a code of the client's own is no error here.
 
 
 async def main():

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,6 +33,7 @@ pub struct Edge {
 #[derive(Clone, Debug)]
 pub struct Config {
     workers: usize,
+    descriptors: Option<usize>,
     arguments: Vec<String>,
     server: String,
     listener: String,
@@ -51,6 +51,7 @@ impl Config {
     pub fn new(endpoint: &str) -> Config {
         Config {
             workers: 1,
+            descriptors: None,
             arguments: Vec::new(),
             server: String::new(),
             listener: String::new(),
@@ -67,6 +68,11 @@ impl Config {
 
     pub fn workers(self, workers: usize) -> Config {
         Config { workers, ..self }
+    }
+
+    /// The most files the process may open.
+    pub fn descriptors(self, most: usize) -> Config {
+        Config { descriptors: Some(most), ..self }
     }
 
     pub fn argument(mut self, argument: &str) -> Config {
@@ -171,37 +177,28 @@ timeouts.close = "{close}"
     }
 
     pub async fn start(&self) -> Edge {
-        let folder = tempfile::tempdir().expect("a folder for the configuration");
-        let file = folder.path().join("wsgate.toml");
-        std::fs::write(&file, self.text()).expect("the configuration's file");
-        Edge::run(folder, &file, &self.arguments).await
+        let mut edge = self.spawn();
+        edge.plain = edge.listening(false).await;
+        edge.tls = edge.listening(true).await;
+        edge
     }
 
     /// Runs a program that must not start; gives its exit code and its words.
     pub async fn refused(&self) -> (Option<i32>, String) {
-        let folder = tempfile::tempdir().expect("a folder for the configuration");
-        let file = folder.path().join("wsgate.toml");
-        std::fs::write(&file, self.text()).expect("the configuration's file");
-        let mut edge = Edge::spawn(folder, &file, &self.arguments);
+        let mut edge = self.spawn();
         let code = edge.exit(PATIENCE).await.code();
         soon("stderr ends", async { while edge.log.changed.changed().await.is_ok() {} }).await;
         let lines = edge.logged(|_| true);
         let words = lines.iter().map(|line| line.as_str().map_or(line.to_string(), str::to_owned));
         (code, words.collect::<Vec<_>>().join("\n"))
     }
-}
 
-impl Edge {
-    async fn run(folder: TempDir, file: &Path, arguments: &[String]) -> Edge {
-        let mut edge = Edge::spawn(folder, file, arguments);
-        edge.plain = edge.listening(false).await;
-        edge.tls = edge.listening(true).await;
-        edge
-    }
-
-    fn spawn(folder: TempDir, file: &Path, arguments: &[String]) -> Edge {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wsgate"));
-        command.arg("run").arg("--config").arg(file).args(arguments);
+    fn spawn(&self) -> Edge {
+        let folder = tempfile::tempdir().expect("a folder for the configuration");
+        let file = folder.path().join("wsgate.toml");
+        std::fs::write(&file, self.text()).expect("the configuration's file");
+        let mut command = self.command();
+        command.arg("run").arg("--config").arg(file).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("wsgate starts");
         let log = Log::of(child.stderr.take().expect("stderr is piped"));
@@ -209,6 +206,16 @@ impl Edge {
         Edge { child, log, plain: unbound, tls: unbound, _folder: folder }
     }
 
+    fn command(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_wsgate");
+        let Some(most) = self.descriptors else { return Command::new(program) };
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\"")).arg(program);
+        shell
+    }
+}
+
+impl Edge {
     async fn listening(&self, tls: bool) -> SocketAddr {
         let line =
             self.wait_for_log(|line| line["message"] == "listening" && line["tls"] == tls).await;
@@ -310,6 +317,18 @@ impl Edge {
     pub fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.child.id());
         std::fs::read_dir(folder).expect("the process is there").count()
+    }
+
+    /// Processor time used so far, of user and system.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("the process is there");
+        // The fields behind the name, which is in brackets: utime and stime are the 14th and 15th.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks = fields.split(' ').skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        // USER_HZ, which is 100 on every Linux that runs these tests.
+        Duration::from_secs(ticks) / 100
     }
 
     /// Waits until no more than `most` descriptors are open.

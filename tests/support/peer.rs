@@ -29,7 +29,10 @@ pub enum End {
 pub enum Event {
     Frame(Frame),
     /// The end; `cut` are the bytes of a frame that was never whole.
-    End { how: End, cut: usize },
+    End {
+        how: End,
+        cut: usize,
+    },
 }
 
 /// What the tests speak through. Its halves may go to two tasks.
