@@ -348,7 +348,7 @@ async fn a_client_that_stalls_within_a_head_is_closed() {
     client.send(&Frame::text("good").masked(true).encode()).await;
     client.send(&part_of_frame(true, 100_000, 0)[..5]).await;
     assert_eq!(upstream.frame().await, Frame::text("good").masked(true));
-    assert_eq!(client.closes(1008).await, End::CloseNotify);
+    assert_eq!(client.closes(1013).await, End::CloseNotify);
     assert_eq!(upstream.closes(1001).await, End::Fin);
     edge.assert_ended("frame_stalled", "client").await;
 }
@@ -370,7 +370,7 @@ async fn a_frame_that_its_client_does_not_finish_is_cut_short() {
     let edge = impatient_edge(&backend, "limits.frame_stall = \"300ms\"").await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     client.send(&part_of_frame(true, 100_000, 50_000)).await;
-    assert_eq!(client.close().await.code, Some(1008));
+    assert_eq!(client.close().await.code, Some(1013));
     let (frames, _, cut) = upstream.reader.rest().await;
     assert_eq!((frames, cut > 50_000), (vec![], true), "the cut shows: {cut}");
     edge.assert_ended("frame_stalled", "client").await;
@@ -402,7 +402,7 @@ async fn a_frame_finished_after_all_is_followed_by_its_close() {
     let bytes = frame.encode();
     client.send(&bytes[..500]).await;
     let close = client.frame().await;
-    assert_eq!(close.closing().code, Some(1008));
+    assert_eq!(close.closing().code, Some(1013));
     client.send(&bytes[500..]).await;
     assert_eq!(upstream.frame().await, frame);
     assert_eq!(upstream.closes(1001).await, End::Fin);
