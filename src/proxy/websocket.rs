@@ -235,7 +235,7 @@ impl Story {
         }
         match by {
             Blame::Upstream if report.ending.reason != Reason::Closed(Side::Upstream) => {
-                line!(warn)
+                line!(warn);
             }
             Blame::Client | Blame::Upstream | Blame::Edge => line!(info),
         }

@@ -26,6 +26,7 @@ use tracing::{debug, info};
 
 use super::listener::{Accepted, Listener};
 use super::slots::Slot;
+use crate::ending::Blame;
 use crate::net::{Stream, Watch};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
@@ -190,7 +191,7 @@ impl Served {
     }
 
     fn log_refusal(&self, outcome: Outcome, status: Option<u16>, detail: &str) {
-        let by = outcome.by().map(|by| by.as_str());
+        let by = outcome.by().map(Blame::as_str);
         let client = self.downstream.peer.ip().to_canonical();
         info!(outcome = outcome.as_str(), status, by, %client, route = "-", detail,
             "handshake refused");

@@ -37,7 +37,7 @@ pub enum BindError {
     #[error("cannot listen on {address}: {source}{}", advice(.source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("listener {address}: {source}")]
-    Tls { address: SocketAddr, source: TlsFault },
+    Tls { address: SocketAddr, source: Box<TlsFault> },
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -55,7 +55,8 @@ fn advice(error: &io::Error) -> &'static str {
 pub fn bind(config: &config::Listener) -> Result<(TcpListener, Arc<Listener>), BindError> {
     let address = config.listen;
     let acceptor = config.tls.as_ref().map(Acceptor::new).transpose();
-    let acceptor = acceptor.map_err(|source| BindError::Tls { address, source })?;
+    let acceptor =
+        acceptor.map_err(|source| BindError::Tls { address, source: Box::new(source) })?;
     let listen = || {
         let socket = socket::listen(address, config.reuse_port)?;
         let local = socket.local_addr()?;

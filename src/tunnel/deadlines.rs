@@ -47,22 +47,19 @@ impl Due {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Deadline {
+    #[default]
     Off,
     At(Instant),
     /// Stands still with so much left.
     Frozen(Duration),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Deadlines([Deadline; Due::ALL.len()]);
 
 impl Deadlines {
-    pub fn new() -> Deadlines {
-        Deadlines([Deadline::Off; Due::ALL.len()])
-    }
-
     /// Sets `due` to come `after` from `now`, or never; one that stands still goes on doing so.
     #[inline]
     pub fn set(&mut self, due: Due, now: Instant, after: Option<Duration>) {
@@ -134,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_due_is_taken_once() {
         let now = Instant::now();
-        let mut deadlines = Deadlines::new();
+        let mut deadlines = Deadlines::default();
         deadlines.set(Due::Idle, now, Some(SECOND));
         deadlines.set(Due::Ping(Side::Client), now, Some(2 * SECOND));
         assert_eq!(deadlines.earliest(), Some(now + SECOND));
@@ -147,7 +144,7 @@ mod tests {
     #[test]
     fn a_frozen_clock_goes_on_with_what_was_left() {
         let now = Instant::now();
-        let mut deadlines = Deadlines::new();
+        let mut deadlines = Deadlines::default();
         deadlines.set(Due::Idle, now, Some(3 * SECOND));
         deadlines.freeze(Due::Idle, now + SECOND);
         assert_eq!(deadlines.earliest(), None);
@@ -159,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_set_anew_while_frozen_stays_frozen() {
         let now = Instant::now();
-        let mut deadlines = Deadlines::new();
+        let mut deadlines = Deadlines::default();
         deadlines.set(Due::Idle, now, Some(SECOND));
         deadlines.freeze(Due::Idle, now);
         deadlines.set(Due::Idle, now, Some(5 * SECOND));

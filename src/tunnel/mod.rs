@@ -504,7 +504,7 @@ fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
 
 fn first_deadlines(plan: &Plan, now: Instant, random: [f64; 2]) -> Deadlines {
     let [of_ping, of_age] = random;
-    let mut deadlines = Deadlines::new();
+    let mut deadlines = Deadlines::default();
     for side in Side::BOTH {
         let first = plan.beat(side).interval.map(|interval| interval.mul_f64(of_ping));
         deadlines.set(Due::Ping(side), now, first);
