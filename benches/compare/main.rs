@@ -1,7 +1,7 @@
 //! wsgate against nginx, HAProxy and a bare relay, end to end, in one command:
 //!
 //! ```text
-//! cargo bench --bench compare                         # the whole table, a quarter of an hour
+//! cargo bench --bench compare                         # the whole table, ten minutes
 //! cargo bench --bench compare -- --only echo64-tls    # one row
 //! cargo bench --bench compare -- --quick              # does it work at all; judges no figure
 //! ```
