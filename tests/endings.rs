@@ -506,6 +506,8 @@ async fn flood_until_told(peer: &mut Peer, code: u16) {
     let flood = async {
         loop {
             writer.send_frame(bytes.clone()).await;
+            // The Close is to be read before 4 MiB more are sent.
+            tokio::task::yield_now().await;
         }
     };
     let close = tokio::select! {

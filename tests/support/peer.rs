@@ -115,12 +115,14 @@ impl Peer {
         self.reader.end().await
     }
 
-    /// Takes a Close, answers it alike and sees the connection end.
+    /// Takes a Close, answers it alike, sees the connection end and ends its own side too.
     pub async fn closes(&mut self, code: u16) -> End {
         let frame = self.frame().await;
         assert_eq!(frame.closing().code, Some(code), "{}", frame.describe());
         self.writer.answer(frame).await;
-        self.end().await
+        let end = self.end().await;
+        let _ = soon("an orderly shutdown", self.writer.half.shutdown()).await;
+        end
     }
 
     /// Ends this side in good order: close_notify where there is TLS, then FIN.
