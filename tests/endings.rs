@@ -41,8 +41,8 @@ async fn a_clients_close_is_relayed_and_so_is_its_answer() {
     assert_eq!(upstream.frame().await, Frame::close(4001, "bye").masked(true));
     upstream.send_frame(Frame::close(4001, "so long")).await;
     assert_eq!(client.frame().await, Frame::close(4001, "so long"));
-    assert_eq!(client.end().await, End::CloseNotify);
-    assert_eq!(upstream.end().await, End::Fin);
+    assert_eq!(upstream.hang_up().await, End::Fin);
+    assert_eq!(client.hang_up().await, End::CloseNotify);
     let line = edge.assert_ended("client_close", "client").await;
     assert_eq!(line["code"], 4001, "{line}");
     assert_eq!(line["level"], "INFO", "{line}");
@@ -57,8 +57,8 @@ async fn an_upstreams_close_is_relayed_and_so_is_its_answer() {
     assert_eq!(client.frame().await, Frame::close(3000, "done"));
     client.send_frame(Frame::close(3000, "")).await;
     assert_eq!(upstream.frame().await, Frame::close(3000, "").masked(true));
-    assert_eq!(client.end().await, End::CloseNotify);
-    assert_eq!(upstream.end().await, End::Fin);
+    assert_eq!(upstream.hang_up().await, End::Fin);
+    assert_eq!(client.hang_up().await, End::CloseNotify);
     let line = edge.assert_ended("upstream_close", "upstream").await;
     assert_eq!(line["code"], 3000, "{line}");
 }
@@ -122,7 +122,7 @@ async fn the_edge_answers_a_client_whose_upstream_does_not() {
     assert_eq!(upstream.close().await.code, Some(4001));
     assert_eq!(client.close().await.code, Some(4001));
     assert!(sent.elapsed() >= CLOSE_TIMEOUT, "answered after {:?}", sent.elapsed());
-    assert_eq!(client.end().await, End::CloseNotify);
+    assert_eq!(client.hang_up().await, End::CloseNotify);
     upstream.end().await;
     edge.assert_ended("client_close", "client").await;
 }
@@ -137,7 +137,7 @@ async fn the_edge_answers_an_upstream_whose_client_does_not() {
     assert_eq!(client.close().await.code, Some(4001));
     assert_eq!(upstream.close().await.code, Some(4001));
     assert!(sent.elapsed() >= CLOSE_TIMEOUT, "answered after {:?}", sent.elapsed());
-    assert_eq!(upstream.end().await, End::Fin);
+    assert_eq!(upstream.hang_up().await, End::Fin);
     client.reader.rest().await;
     edge.assert_ended("upstream_close", "upstream").await;
 }
@@ -155,7 +155,7 @@ async fn closes_that_cross_end_the_tunnel_too() {
         let (to_client, to_upstream) = tokio::join!(client.close(), upstream.close());
         assert_eq!(to_client.code, Some(4002), "round {round}");
         assert_eq!(to_upstream.code, Some(4001), "round {round}");
-        let ends = tokio::join!(client.end(), upstream.end());
+        let ends = tokio::join!(client.hang_up(), upstream.hang_up());
         assert_eq!(ends, (End::CloseNotify, End::Fin), "round {round}");
     }
 }
@@ -316,8 +316,8 @@ async fn a_client_that_answers_no_ping_is_ended() {
     let (mut client, mut upstream) = open(&edge, &backend).await;
     assert_eq!(client.frame().await.opcode, PING);
     assert_eq!(client.close().await.code, Some(1001));
-    client.reader.rest().await;
-    assert_eq!(upstream.closes(1001).await, End::Fin);
+    let (end, _) = tokio::join!(upstream.closes(1001), client.reader.rest());
+    assert_eq!(end, End::Fin);
     let line = edge.assert_ended("heartbeat_timeout", "client").await;
     assert_eq!(line["close_sent"], "both", "{line}");
 }
@@ -335,8 +335,8 @@ async fn an_upstream_that_answers_no_ping_is_ended_where_that_is_asked_for() {
     let (mut client, mut upstream) = open(&edge, &backend).await;
     assert_eq!(upstream.frame().await.opcode, PING);
     assert_eq!(upstream.close().await.code, Some(1001));
-    upstream.reader.rest().await;
-    assert_eq!(client.closes(1012).await, End::CloseNotify);
+    let (end, _) = tokio::join!(client.closes(1012), upstream.reader.rest());
+    assert_eq!(end, End::CloseNotify);
     edge.assert_ended("heartbeat_timeout", "upstream").await;
 }
 
@@ -433,11 +433,7 @@ async fn a_client_that_does_not_read_is_closed_at_a_boundary() {
         .await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     flood_until_told(&mut upstream, 1001).await;
-    let (frames, end, cut) = client.reader.rest().await;
-    let (close, frames) = frames.split_last().expect("frames, and a Close behind them");
-    assert_eq!(close.closing().code, Some(1013));
-    assert!(frames.iter().all(|frame| *frame == flood_frame()), "every frame before it is whole");
-    assert_eq!((cut, end), (0, End::CloseNotify));
+    assert_eq!(end_of_flood(&mut client, flood_frame(), 1013).await, End::CloseNotify);
     edge.assert_ended("slow_consumer", "client").await;
 }
 
@@ -451,11 +447,7 @@ async fn an_upstream_that_does_not_read_is_closed_at_a_boundary() {
         .await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     flood_until_told(&mut client, 1012).await;
-    let (frames, _, cut) = upstream.reader.rest().await;
-    let (close, frames) = frames.split_last().expect("frames, and a Close behind them");
-    assert_eq!(close.closing().code, Some(1008));
-    assert!(frames.iter().all(|frame| *frame == flood_frame().masked(true)));
-    assert_eq!(cut, 0);
+    end_of_flood(&mut upstream, flood_frame().masked(true), 1008).await;
     edge.assert_ended("slow_consumer", "upstream").await;
 }
 
@@ -499,13 +491,15 @@ async fn a_consumer_that_never_reads_again_is_cut() {
     drop(client);
 }
 
-/// Sends frames until the edge says Close with that code, and answers it.
+/// Sends frames until the edge says Close with that code, then leaves in the middle of one.
 async fn flood_until_told(peer: &mut Peer, code: u16) {
     let bytes = flood_frame();
     let Peer { reader, writer } = peer;
     let flood = async {
         loop {
             writer.send_frame(bytes.clone()).await;
+            // The Close is to be read before 4 MiB more are sent.
+            tokio::task::yield_now().await;
         }
     };
     let close = tokio::select! {
@@ -513,6 +507,19 @@ async fn flood_until_told(peer: &mut Peer, code: u16) {
         never = flood => match never {},
     };
     assert_eq!(close.closing().code, Some(code));
+    peer.shutdown().await;
+}
+
+/// Reads what is left of a flood, every frame of it whole, and the Close behind it.
+async fn end_of_flood(peer: &mut Peer, frame: Frame, code: u16) -> End {
+    let mut next = peer.frame().await;
+    while next.opcode != CLOSE {
+        assert!(next == frame, "{}", next.describe());
+        next = peer.frame().await;
+    }
+    assert_eq!(next.closing().code, Some(code));
+    peer.writer.answer(next).await;
+    peer.hang_up().await
 }
 
 fn flood_frame() -> Frame {
@@ -651,8 +658,8 @@ async fn bytes_left_unread_do_not_destroy_a_close() {
     let mut bytes = Frame::text("bad").masked(false).encode();
     bytes.resize(1 << 20, 0);
     client.send(&bytes).await;
-    assert_eq!(client.closes(1002).await, End::CloseNotify);
-    assert_eq!(upstream.closes(1001).await, End::Fin);
+    let ends = tokio::join!(client.closes(1002), upstream.closes(1001));
+    assert_eq!(ends, (End::CloseNotify, End::Fin));
 }
 
 #[tokio::test]
@@ -688,6 +695,7 @@ async fn the_log_counts_what_passed() {
     client.send_frame(Frame::close(1000, "")).await;
     let close = upstream.frame().await;
     upstream.writer.answer(close).await;
+    upstream.hang_up().await;
     assert_eq!(client.close().await.code, Some(1000));
     let line = edge.assert_ended("client_close", "client").await;
     // The frames with the Closes, the bytes of data frames only.

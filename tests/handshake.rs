@@ -28,7 +28,6 @@ async fn no_route_is_404() {
         ("another host", Upgrade::to("/ws")),
         ("another path", chat("/other")),
         ("a prefix is a whole segment", chat("/wsx")),
-        ("no host", Upgrade::to("/ws").set("Host", "")),
     ];
     for (what, request) in cases {
         let answer = edge.connect().await.ask(request).await;
@@ -54,7 +53,7 @@ async fn plain_http_on_a_websocket_route_is_426() {
 #[tokio::test]
 async fn another_version_of_the_protocol_is_426() {
     let edge = nowhere().await;
-    for version in ["8", "12", "14", "13x"] {
+    for version in ["0", "8", "12", "14"] {
         let request = Upgrade::to("/").set("Sec-WebSocket-Version", version);
         let answer = edge.connect().await.ask(request).await;
         assert_problem(&answer, 426, version);

@@ -115,12 +115,24 @@ impl Peer {
         self.reader.end().await
     }
 
-    /// Takes a Close, answers it alike and sees the connection end.
+    /// Takes a Close, answers it alike and hangs up.
     pub async fn closes(&mut self, code: u16) -> End {
         let frame = self.frame().await;
         assert_eq!(frame.closing().code, Some(code), "{}", frame.describe());
         self.writer.answer(frame).await;
-        self.end().await
+        self.hang_up().await
+    }
+
+    /// Ends the connection when both have sent Close: a server at once, a client when it has seen
+    /// the server do it (RFC 6455 §7.1.1). Gives how the edge ended it.
+    pub async fn hang_up(&mut self) -> End {
+        let is_server = !self.writer.masks;
+        if is_server {
+            let _ = soon("an orderly shutdown", self.writer.half.shutdown()).await;
+        }
+        let end = self.end().await;
+        let _ = soon("an orderly shutdown", self.writer.half.shutdown()).await;
+        end
     }
 
     /// Ends this side in good order: close_notify where there is TLS, then FIN.
