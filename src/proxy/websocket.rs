@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -12,6 +12,8 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::attempt::Attempt;
@@ -28,6 +30,9 @@ use crate::tunnel::{Entrance, Report, Tunnel};
 use crate::upstream::{ConnectError, Connected, Lease, Opened};
 use crate::ws::handshake::{Offer, UpgradeRequest};
 
+/// How long the end of a stream that was not upgraded may take to write.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Takes a request through its handshake. A 101 is returned only when nothing more can fail.
 pub(super) async fn open(
     worker: &Rc<Worker>,
@@ -37,19 +42,51 @@ pub(super) async fn open(
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
-    let (parts, _) = request.into_parts();
-    let upgrade = UpgradeRequest::parse(&parts)?;
+    let shaken = shake(worker, downstream, route, &request.into_parts().0, attempt).await;
+    match shaken {
+        Ok((response, Some(prepared))) => {
+            tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
+            Ok(response)
+        }
+        Ok((response, None)) => {
+            tokio::task::spawn_local(let_go(on_upgrade));
+            Ok(response)
+        }
+        Err(rejection) => {
+            tokio::task::spawn_local(let_go(on_upgrade));
+            Err(rejection)
+        }
+    }
+}
+
+/// hyper hands over the stream of a request that asked for an upgrade and did not get it, once
+/// its connection is to close: that is done here, so that TLS ends with its close_notify.
+async fn let_go(on_upgrade: OnUpgrade) {
+    if let Ok(stream) = on_upgrade.await {
+        let _ = timeout(LAST_WORDS, TokioIo::new(stream).shutdown()).await;
+    }
+}
+
+/// Both handshakes: what comes of them is the 101 and a tunnel, or the upstream's own answer.
+async fn shake(
+    worker: &Rc<Worker>,
+    downstream: Rc<Downstream>,
+    route: Arc<Route>,
+    parts: &http::request::Parts,
+    attempt: &mut Attempt,
+) -> Result<(Response<Body>, Option<Prepared>), Rejection> {
+    let upgrade = UpgradeRequest::parse(parts)?;
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(&upgrade, route.subprotocols.as_deref(), route.compression);
-    let outgoing = outgoing(&parts, &downstream, &route, &offer, attempt)?;
+    let outgoing = outgoing(parts, &downstream, &route, &offer, attempt)?;
     let opened = match route.cluster.connect(outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
             attempt.refused_by_upstream(answer.status().as_u16());
-            return Ok(passed(answer, lease, &route));
+            return Ok((passed(answer, lease, &route), None));
         }
     };
     // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
@@ -66,9 +103,7 @@ pub(super) async fn open(
         &route.response_headers,
     );
     let client = attempt.client().addr;
-    let prepared = Prepared { opened, seat, route, downstream, client };
-    tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
-    Ok(response)
+    Ok((response, Some(Prepared { opened, seat, route, downstream, client })))
 }
 
 /// The request to the upstream, written anew.

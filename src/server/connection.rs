@@ -3,7 +3,7 @@
 //! hyper answers requests; the clock is kept here, since it differs between a first head, a later
 //! one, an idle connection and an answer that its reader does not take.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -33,7 +33,7 @@ use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
 use crate::proxy::{Downstream, SlowConsumer, Worker, call};
 
-/// How long the answer to a head that never came whole may take to write.
+/// How long what is said last may take to write.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end, or until a tunnel takes it over.
@@ -48,7 +48,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         Ok(stream) => stream,
         Err(error) => return debug!(%peer, %error, "connection ended before a request"),
     };
-    let exchanges = Rc::new(Exchanges::new(slot));
+    let exchanges = Rc::new(Exchanges::new(slot, stream.watch()));
     let downstream = Rc::new(Downstream {
         peer,
         local: listener.local,
@@ -90,16 +90,20 @@ enum End {
 
 impl Served {
     async fn run(self, stream: Stream) {
-        let watch = stream.watch();
         let service = service_fn(|request| self.answer(request));
         let mut connection = http1::Builder::new()
             .max_buf_size(self.listener.config.limits.header_bytes)
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let end = self.drive(&mut connection, &watch).await;
+        let end = self.drive(&mut connection).await;
         match end {
-            End::Done | End::Dropped => {}
+            End::Done => {}
+            End::Dropped => {
+                if let Some(parts) = connection.into_parts() {
+                    let _ = timeout(LAST_WORDS, parts.io.into_inner().shutdown()).await;
+                }
+            }
             End::Failed(error) => self.failed(&error),
             End::HeadTimeout => {
                 let begun = self.exchanges.head_begun.get();
@@ -112,14 +116,14 @@ impl Served {
     }
 
     /// Polls HTTP and keeps its clock.
-    async fn drive<C>(&self, connection: &mut C, watch: &Watch) -> End
+    async fn drive<C>(&self, connection: &mut C) -> End
     where
         C: Future<Output = hyper::Result<()>> + Graceful + Unpin,
     {
         let mut draining = self.worker.draining.subscribe();
         let mut drained = pin!(draining.wait_for(|draining| *draining));
         let mut told = false;
-        let evicted = self.exchanges.slot.borrow().evicted();
+        let evicted = self.exchanges.slot.evicted();
         let mut evicted = pin!(evicted.notified());
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
@@ -135,7 +139,7 @@ impl Served {
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
                 Poll::Pending => {}
             }
-            let Some((deadline, end)) = self.deadline(watch) else { return Poll::Pending };
+            let Some((deadline, end)) = self.deadline() else { return Poll::Pending };
             if timer.deadline() != deadline {
                 timer.as_mut().reset(deadline);
             }
@@ -145,10 +149,10 @@ impl Served {
     }
 
     /// When the present stage ends, and how.
-    fn deadline(&self, watch: &Watch) -> Option<(Instant, End)> {
+    fn deadline(&self) -> Option<(Instant, End)> {
         let now = Instant::now();
         let timeouts = &self.listener.config.timeouts;
-        match self.exchanges.observe(watch, now) {
+        match self.exchanges.observe(now) {
             Stage::Head(since) => Some((since + timeouts.header, End::HeadTimeout)),
             Stage::Idle(since) => Some((since + timeouts.keepalive, End::Dropped)),
             Stage::Busy => None,
@@ -247,7 +251,8 @@ enum Stage {
 
 /// The requests of one connection.
 struct Exchanges {
-    slot: RefCell<Slot>,
+    slot: Slot,
+    watch: Arc<Watch>,
     stage: Cell<Stage>,
     head_begun: Cell<bool>,
     /// How long an answer may wait for its reader.
@@ -255,9 +260,10 @@ struct Exchanges {
 }
 
 impl Exchanges {
-    fn new(slot: Slot) -> Exchanges {
+    fn new(slot: Slot, watch: Arc<Watch>) -> Exchanges {
         Exchanges {
-            slot: RefCell::new(slot),
+            slot,
+            watch,
             stage: Cell::new(Stage::Head(Instant::now())),
             head_begun: Cell::new(false),
             patience: Cell::new(None),
@@ -265,13 +271,14 @@ impl Exchanges {
     }
 
     fn begin(self: &Rc<Exchanges>) -> Exchange {
-        self.slot.borrow().set_busy();
+        self.slot.set_busy();
         self.stage.set(Stage::Busy);
         Exchange(self.clone())
     }
 
     /// Takes in what the stream saw since the last look.
-    fn observe(&self, watch: &Watch, now: Instant) -> Stage {
+    fn observe(&self, now: Instant) -> Stage {
+        let watch = &self.watch;
         let (read, wrote) = (watch.take_read(), watch.take_wrote());
         let stage = match self.stage.get() {
             Stage::Idle(_) if read => Stage::Head(now),
@@ -294,8 +301,9 @@ struct Exchange(Rc<Exchanges>);
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.head_begun.set(false);
+        self.0.watch.take_read();
         self.0.stage.set(Stage::Idle(Instant::now()));
-        self.0.slot.borrow().set_idle();
+        self.0.slot.set_idle();
     }
 }
 

@@ -135,10 +135,15 @@ struct Accepting {
 }
 
 impl Accepting {
-    /// Waits for room and for connections, and accepts a batch.
+    /// Waits for connections and for room, and accepts a batch.
     async fn one_turn(&mut self, socket: &AsyncFd<TcpListener>, serve: &impl Fn(Accepted)) {
-        self.listener.slots.room().await;
         let Ok(mut ready) = socket.readable().await else { return };
+        if !self.listener.slots.has_room() {
+            if !socket::has_waiting(socket.get_ref()) {
+                return ready.clear_ready();
+            }
+            self.listener.slots.room().await;
+        }
         for _ in 0..BATCH {
             match self.accept_one(socket.get_ref(), serve) {
                 Ok(()) => {}

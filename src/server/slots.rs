@@ -5,7 +5,7 @@
 //! the oldest pending one; one connection too many costs an idle one, and if there is none
 //! accepting pauses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +28,8 @@ struct State {
     /// By age, since keys only grow.
     pending: BTreeMap<u64, Arc<Notify>>,
     idle: BTreeMap<u64, Arc<Notify>>,
+    /// Idle ones that were told to make room and are still there.
+    leaving: BTreeSet<u64>,
 }
 
 impl Slots {
@@ -40,27 +42,37 @@ impl Slots {
         })
     }
 
-    /// Waits until another connection may be accepted; an idle one has to make room if need be.
+    /// Waits until the connection that wants to be accepted may be; an idle one has to make room
+    /// if need be.
     pub async fn room(&self) {
+        if self.has_room() {
+            return;
+        }
+        self.count_error();
         loop {
             let freed = self.freed.notified();
             if self.has_room() {
                 return;
             }
-            self.count_error();
+            self.evict_idle();
             freed.await;
         }
     }
 
     pub fn has_room(&self) -> bool {
+        self.lock().open < self.limits.connections
+    }
+
+    /// Tells the longest idle connection to go, unless one is going already.
+    fn evict_idle(&self) {
         let mut state = self.lock();
-        if state.open < self.limits.connections {
-            return true;
+        if !state.leaving.is_empty() {
+            return;
         }
-        if let Some((_, oldest)) = state.idle.pop_first() {
+        if let Some((id, oldest)) = state.idle.pop_first() {
+            state.leaving.insert(id);
             oldest.notify_one();
         }
-        false
     }
 
     /// A slot for a connection that was just accepted.
@@ -132,6 +144,7 @@ impl Drop for Slot {
         let mut state = self.slots.lock();
         state.pending.remove(&self.id);
         state.idle.remove(&self.id);
+        state.leaving.remove(&self.id);
         state.open -= 1;
         drop(state);
         self.slots.freed.notify_one();
@@ -181,6 +194,9 @@ mod tests {
         idle.set_idle();
         assert!(!is_ready(slots.room()));
         assert!(is_evicted(&idle) && !is_evicted(&busy));
+        busy.set_idle();
+        assert!(!is_ready(slots.room()));
+        assert!(!is_evicted(&busy), "one is enough for one");
         drop(idle);
         assert!(is_ready(slots.room()));
     }

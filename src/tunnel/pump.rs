@@ -193,9 +193,20 @@ impl Pump<'_> {
                 boundary.send_masked(&frame, mask, &mut self.scratch.out, self.now, cx);
             }
         } else if frame.opcode == Control::Ping {
-            let pong = ControlFrame::new(Control::Pong, frame.payload().to_vec());
-            self.from.pong = Some(Box::new(pong));
+            self.answer(ControlFrame::new(Control::Pong, frame.payload().to_vec()), cx);
         }
         None
+    }
+
+    /// Answers a ping at once, or, where no boundary is, the latest at the next one (RFC 6455
+    /// §5.5.3).
+    fn answer(&mut self, pong: ControlFrame, cx: &mut Context<'_>) {
+        let free = self.from.pong.is_none()
+            && self.from.out.has_room(self.plan.backlog)
+            && matches!(self.to.meter.flow(), Flow::Relay | Flow::ToMessage | Flow::ToFrame);
+        match Boundary::of(&mut self.from.out, &self.to.meter).filter(|_| free) {
+            Some(boundary) => boundary.send(&pong, &mut self.scratch.out, self.now, cx),
+            None => self.from.pong = Some(Box::new(pong)),
+        }
     }
 }
