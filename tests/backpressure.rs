@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{BINARY, Backend, Config, Edge, Frame, Peer, open, stalled, within};
+use support::{BINARY, Backend, Config, Edge, Frame, PING, Peer, open, stalled, within};
 
 /// What one connection may add to the process beside its backlog: the worker's scratch, sealed
 /// records, the allocator's rounding.
@@ -99,6 +99,28 @@ async fn a_fast_flood_leaves_its_neighbours_their_turn() {
 }
 
 #[tokio::test]
+async fn pongs_that_nobody_reads_are_not_hoarded() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).start().await;
+    let (mut client, mut upstream) = warm(&edge, &backend).await;
+    let before = edge.resident();
+    let pings = Frame::new(PING, [0; 125]).encode().repeat(500);
+    let flood = async {
+        for _ in 0..1000 {
+            if upstream.writer.try_send(&pings).await.is_err() {
+                break;
+            }
+        }
+    };
+    // Whether the edge stops reading or answers only the last: either bounds it.
+    let _ = tokio::time::timeout(Duration::from_secs(5), flood).await;
+    let grown = edge.resident().saturating_sub(before);
+    assert!(grown <= BACKLOG + SLACK, "{grown} bytes of pongs");
+    client.send_frame(Frame::text("alive")).await;
+    while upstream.frame().await.payload != b"alive" {}
+}
+
+#[tokio::test]
 async fn when_all_backlogs_are_spent_tunnels_go_on_with_less() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address).server("backlog_total = \"1MiB\"").start().await;
@@ -144,6 +166,10 @@ async fn flood(edge: &Edge, from: Peer, mut to: Peer, masked: bool) {
     let reading = async {
         stalled(&sent).await;
         assert!(sent.load(Ordering::Relaxed) < total, "the flood never stalled");
+        let used = edge.processor_time();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let busy = edge.processor_time() - used;
+        assert!(busy < Duration::from_millis(100), "half a second of waiting cost {busy:?}");
         let grown = edge.resident().saturating_sub(before);
         assert!(grown <= BACKLOG + SLACK, "stalled, the edge grew by {grown} bytes");
         for number in 0..total {

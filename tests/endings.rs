@@ -13,6 +13,12 @@ use support::{
 /// The whole of `timeouts.close` in tests that wait for it to pass.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Client,
+    Upstream,
+}
+
 async fn edge(backend: &Backend) -> Edge {
     Config::new(&backend.address).start().await
 }
@@ -143,6 +149,32 @@ async fn the_edge_answers_an_upstream_whose_client_does_not() {
 }
 
 #[tokio::test]
+async fn who_closes_and_leaves_at_once_is_waited_on_without_toil() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).workers(1).close("3s").start().await;
+    for leaver in [Side::Client, Side::Upstream] {
+        let (mut client, mut upstream) = open(&edge, &backend).await;
+        let (leaving, staying) = match leaver {
+            Side::Client => (&mut client, &mut upstream),
+            Side::Upstream => (&mut upstream, &mut client),
+        };
+        leaving.send_frame(Frame::close(4000, "")).await;
+        leaving.shutdown().await;
+        let close = staying.frame().await;
+        assert_eq!(close.closing().code, Some(4000));
+        let used = edge.processor_time();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let busy = edge.processor_time() - used;
+        assert!(busy < Duration::from_millis(300), "{leaver:?} left: a second cost {busy:?}");
+        staying.writer.answer(close).await;
+        staying.hang_up().await;
+        let (mut client, mut upstream) = open(&edge, &backend).await;
+        client.send_frame(Frame::text("the worker lives")).await;
+        assert_eq!(upstream.frame().await.payload, b"the worker lives");
+    }
+}
+
+#[tokio::test]
 async fn closes_that_cross_end_the_tunnel_too() {
     let backend = Backend::tcp().await;
     let edge = edge(&backend).await;
@@ -228,6 +260,56 @@ async fn what_an_upstream_sent_before_it_left_is_delivered() {
     assert!(client.frame().await == words);
     assert_eq!(client.closes(1012).await, End::CloseNotify);
     edge.assert_ended("upstream_lost", "upstream").await;
+}
+
+#[tokio::test]
+async fn all_that_an_upstream_left_behind_is_delivered_to_a_slow_client() {
+    for last in [None, Some(Frame::close(4000, "done"))] {
+        let backend = Backend::tcp().await;
+        let edge = Config::new(&backend.address).close("10s").start().await;
+        let (mut client, mut upstream) = open(&edge, &backend).await;
+        let words = flood_frame();
+        let wire = words.encode().repeat(1000);
+        let code = last.as_ref().map_or(1012, |_| 4000);
+        let leaving = async {
+            upstream.send(&wire).await;
+            if let Some(close) = last {
+                upstream.send_frame(close).await;
+            }
+            upstream.shutdown().await;
+        };
+        let reading = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            for number in 0..1000 {
+                assert!(client.frame().await == words, "frame {number}");
+            }
+            assert_eq!(client.closes(code).await, End::CloseNotify);
+        };
+        tokio::join!(leaving, reading);
+    }
+}
+
+#[tokio::test]
+async fn all_that_a_client_said_before_its_close_is_delivered_to_a_slow_upstream() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).close("10s").start().await;
+    let (mut client, mut upstream) = open(&edge, &backend).await;
+    let words = flood_frame().masked(true);
+    let wire = words.encode().repeat(1000);
+    let leaving = async {
+        client.send(&wire).await;
+        client.send_frame(Frame::close(4000, "done")).await;
+        client.shutdown().await;
+    };
+    let reading = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for number in 0..1000 {
+            assert!(upstream.frame().await == words, "frame {number}");
+        }
+        assert_eq!(upstream.closes(4000).await, End::Fin);
+    };
+    tokio::join!(leaving, reading);
+    edge.assert_ended("client_close", "client").await;
 }
 
 #[tokio::test]

@@ -212,6 +212,38 @@ async fn a_client_that_the_edge_does_not_read_is_not_called_silent() {
     tokio::join!(flood, taken);
 }
 
+#[tokio::test]
+async fn while_the_edge_does_not_read_a_frame_does_not_stall_nor_a_tunnel_idle() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address)
+        .route(
+            "limits = { max_frame_size = \"64MiB\", max_message_size = \"64MiB\", \
+                frame_stall = \"500ms\" }",
+        )
+        .route("timeouts.idle = \"500ms\"")
+        .start()
+        .await;
+    // Made first: masking it takes longer than a tunnel may be idle.
+    let large = Frame::binary(vec![7; 64 << 20]).masked(true);
+    let bytes = large.encode();
+    let (mut client, mut upstream) = open(&edge, &backend).await;
+    let sent = AtomicU64::new(0);
+    let sending = async {
+        for slice in bytes.chunks(64 << 10) {
+            client.writer.try_send(slice).await.expect("the edge takes it in the end");
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let reading = async {
+        stalled(&sent).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ended = edge.logged(support::ended);
+        assert!(ended.is_empty(), "it stalled because the edge did not read: {ended:?}");
+        assert!(upstream.frame().await == large);
+    };
+    tokio::join!(sending, reading);
+}
+
 async fn assert_only_data_passes(client: &mut Peer, upstream: &mut Peer) {
     client.send_frame(Frame::text("data")).await;
     assert_eq!(upstream.frame().await, Frame::text("data").masked(true));
