@@ -1,8 +1,10 @@
 //! A WebSocket's handshake on both sides, and the tunnel that comes of it.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +12,7 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::upgrade::{self, OnUpgrade};
+use hyper::upgrade::{self, OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -23,11 +25,12 @@ use super::rejection::Rejection;
 use super::{Downstream, SlowConsumer, Worker, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
+use crate::metrics::RouteTally;
 use crate::net::Stream;
 use crate::route::rewritten;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
-use crate::upstream::{ConnectError, Connected, Lease, Opened};
+use crate::upstream::{ConnectError, Connected, Lease};
 use crate::ws::handshake::{Offer, UpgradeRequest};
 
 /// How long the end of a stream that was not upgraded may take to write.
@@ -102,8 +105,14 @@ async fn shake(
         &opened.answer,
         &route.response_headers,
     );
-    let client = attempt.client().addr;
-    Ok((response, Some(Prepared { opened, seat, route, downstream, client })))
+    let upstream = Entrance {
+        leg: opened.leg,
+        early: unpinned(&opened.early),
+        deflate: opened.answer.compresses(),
+        check_utf8: route.check_utf8,
+    };
+    let (lease, client) = (opened.lease, attempt.client().addr);
+    Ok((response, Some(Prepared { upstream, lease, seat, route, downstream, client })))
 }
 
 /// The request to the upstream, written anew.
@@ -172,7 +181,8 @@ impl From<ConnectError> for Rejection {
 
 /// A tunnel that lacks only the client's stream.
 struct Prepared {
-    opened: Opened,
+    upstream: Entrance,
+    lease: Lease,
     seat: Seat,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
@@ -180,30 +190,31 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Waits for the 101 to be written, runs the tunnel, and tells how it ended.
+    /// Waits for the 101 to be written; the tunnel is a task of its own, so that nothing of the
+    /// handshake lives as long as it does.
     async fn run(self, worker: Rc<Worker>, on_upgrade: OnUpgrade) {
-        let Prepared { opened, seat, route, downstream, client } = self;
-        let Some(entrance) = enter(on_upgrade, &route, &opened).await else {
-            info!(id = %seat.id(), %client, route = &*route.name, by = "client",
-                outcome = "client_gone", "handshake refused");
-            return;
-        };
-        let story = Story {
-            id: seat.id().to_string(),
-            client,
-            route: route.name.clone(),
-            endpoint: opened.lease.endpoint().label().clone(),
-            began: Instant::now(),
+        match on_upgrade.await {
+            Ok(upgraded) => {
+                tokio::task::spawn_local(self.live(&worker, upgraded));
+            }
+            Err(_) => info!(id = %self.seat.id(), client = %self.client, route = &*self.route.name,
+                by = "client", outcome = "client_gone", "handshake refused"),
+        }
+    }
+
+    fn live(self, worker: &Worker, upgraded: Upgraded) -> Life {
+        let Prepared { upstream, lease, seat, route, downstream, client } = self;
+        let parts =
+            upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
+        let client_end = Entrance {
+            leg: parts.io.into_inner().into_leg(),
+            early: unpinned(&parts.read_buf),
+            deflate: upstream.deflate,
+            check_utf8: upstream.check_utf8,
         };
         let tally = worker.tally(&route.name);
-        let upstream = Entrance {
-            leg: opened.leg,
-            early: opened.early,
-            deflate: opened.answer.compresses(),
-            check_utf8: route.check_utf8,
-        };
         let tunnel = Tunnel::new(
-            entrance,
+            client_end,
             upstream,
             route.plan.clone(),
             seat.mailbox(),
@@ -211,49 +222,63 @@ impl Prepared {
             tally.clone(),
             rand::random(),
         );
-        drop((worker, route));
         tally.opened().add(1);
-        story.opened();
-        let report = tunnel.await;
-        tally.ended(report.ending.reason).add(1);
-        story.ended(&report);
-        drop((seat, downstream));
+        let life = Life {
+            tunnel,
+            tally,
+            seat,
+            lease,
+            _downstream: downstream,
+            route,
+            client,
+            began: Instant::now(),
+        };
+        life.log_opened();
+        life
     }
 }
 
-/// The client's stream, once HTTP has let go of it.
-async fn enter(on_upgrade: OnUpgrade, route: &Route, opened: &Opened) -> Option<Entrance> {
-    let parts = on_upgrade
-        .await
-        .ok()?
-        .downcast::<TokioIo<Stream>>()
-        .expect("a listener serves HTTP over a Stream");
-    Some(Entrance {
-        leg: parts.io.into_inner().into_leg(),
-        early: parts.read_buf,
-        deflate: opened.answer.compresses(),
-        check_utf8: route.check_utf8,
-    })
+/// A copy that does not keep the whole of hyper's buffer alive.
+fn unpinned(read: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(read)
 }
 
-/// What the log says of a tunnel.
-struct Story {
-    id: String,
+/// A tunnel, what it keeps alive, and what the log says of it. Written as a future by hand: an
+/// async block would hold the tunnel twice.
+struct Life {
+    tunnel: Tunnel,
+    tally: Arc<RouteTally>,
+    seat: Seat,
+    lease: Lease,
+    /// The client's place at its listener.
+    _downstream: Rc<Downstream>,
+    route: Arc<Route>,
     client: IpAddr,
-    route: Arc<str>,
-    endpoint: Arc<str>,
     began: Instant,
 }
 
-impl Story {
-    fn opened(&self) {
-        let Story { id, client, route, endpoint, .. } = self;
-        debug!(id, %client, route = &**route, endpoint = &**endpoint, "tunnel opened");
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let report = ready!(Pin::new(&mut self.tunnel).poll(cx));
+        self.tally.ended(report.ending.reason).add(1);
+        self.log_ended(&report);
+        Poll::Ready(())
+    }
+}
+
+impl Life {
+    fn log_opened(&self) {
+        let (id, client) = (self.seat.id(), self.client);
+        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        debug!(%id, %client, route, endpoint, "tunnel opened");
     }
 
-    fn ended(&self, report: &Report) {
-        let Story { id, client, route, endpoint, began } = self;
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn log_ended(&self, report: &Report) {
+        let (id, client) = (self.seat.id(), self.client);
+        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
@@ -262,7 +287,7 @@ impl Story {
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    id, %client, route = &**route, endpoint = &**endpoint, duration_ms,
+                    %id, %client, route, endpoint, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
                     reason, by = by.as_str(), close_sent, code, "tunnel ended"
                 )
