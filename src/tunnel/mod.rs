@@ -495,6 +495,7 @@ fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
         out: Outlet::new(side, leg, shared.backlog.clone()),
         meter: Meter::new(Agreement { sender: side, deflate, check_utf8 }),
         early,
+        finished: false,
         pong: None,
         heartbeat: Heartbeat::default(),
         paused: false,
