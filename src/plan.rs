@@ -17,6 +17,10 @@ pub struct Plan {
     pub upstream: Sizes,
     /// Pings and pongs of the client, answers to the edge's own pings aside.
     pub control_frames: Rate,
+    /// Messages of the client.
+    pub messages: Option<Allowance>,
+    /// Payload bytes of the client's messages.
+    pub bytes: Option<Allowance>,
     /// A frame begun must go on: the longest pause within one.
     pub frame_stall: Option<Duration>,
     /// Wire bytes that may wait for one side before the other is no longer read.
@@ -46,10 +50,37 @@ impl Sizes {
 /// So many in a period, with so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// The time one of them costs: period / count.
-    pub interval: Duration,
+    /// Messages, frames, handshakes or bytes; at least 1.
+    pub count: u64,
+    pub period: Duration,
     /// How many may come at once after a silence; at least 1.
-    pub burst: u32,
+    pub burst: u64,
+}
+
+impl Rate {
+    /// The time in which `units` of them may come.
+    #[inline]
+    pub fn time_for(&self, units: u64) -> Duration {
+        let nanos = u128::from(units) * self.period.as_nanos() / u128::from(self.count);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// A rate of what a client sends, and what becomes of what goes over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    pub rate: Rate,
+    pub action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The connection ends with 1008.
+    Close,
+    /// The client is not read until its rate allows it.
+    Throttle,
+    /// The message goes no further. Never for bytes.
+    Drop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +124,9 @@ impl Default for Plan {
         Plan {
             client: Sizes { max_frame: 1 << 20, max_message: 4 << 20 },
             upstream: Sizes::UNLIMITED,
-            control_frames: Rate { interval: Duration::from_millis(100), burst: 100 },
+            control_frames: Rate { count: 10, period: seconds(1), burst: 100 },
+            messages: None,
+            bytes: None,
             frame_stall: Some(seconds(30)),
             backlog: 256 << 10,
             slow_consumer: Some(seconds(60)),

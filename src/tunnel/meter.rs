@@ -420,13 +420,23 @@ struct Bucket {
 impl Bucket {
     /// Takes one; `false` when the burst is used up.
     fn take(&mut self, now: Instant, rate: Rate) -> bool {
-        let empty_at = self.empty_at.map_or(now, |at| at.max(now));
-        let room: Duration = rate.interval.saturating_mul(rate.burst.saturating_sub(1));
-        if empty_at.duration_since(now) > room {
-            return false;
+        let taken = self.wait(now, rate).is_none();
+        if taken {
+            self.charge(now, rate, 1);
         }
-        self.empty_at = Some(empty_at + rate.interval);
-        true
+        taken
+    }
+
+    /// How long until there is room for one more; `None`: there is room now.
+    fn wait(&self, now: Instant, rate: Rate) -> Option<Duration> {
+        let full = self.empty_at?.saturating_duration_since(now);
+        full.checked_sub(rate.time_for(rate.burst - 1)).filter(|wait| !wait.is_zero())
+    }
+
+    /// Adds so many, over the burst too: that is a debt, and the next are judged after it.
+    fn charge(&mut self, now: Instant, rate: Rate, units: u64) {
+        let empty_at = self.empty_at.map_or(now, |at| at.max(now));
+        self.empty_at = Some(empty_at + rate.time_for(units));
     }
 }
 
@@ -686,7 +696,7 @@ mod tests {
 
     #[test]
     fn a_bucket_takes_its_burst_and_then_its_rate() {
-        let rate = Rate { interval: Duration::from_millis(100), burst: 3 };
+        let rate = Rate { count: 10, period: Duration::from_secs(1), burst: 3 };
         let mut bucket = Bucket::default();
         let start = Instant::now();
         assert_eq!([true; 3].map(|_| bucket.take(start, rate)), [true; 3]);
