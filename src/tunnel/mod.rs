@@ -7,6 +7,7 @@
 //! to say, and sets one timer. All progress is in the struct, so that dropping it half way loses
 //! nothing but the connection.
 
+mod backlog;
 pub mod closing;
 pub mod deadlines;
 mod heartbeat;
