@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::ending::Side;
+pub use crate::rate::Rate;
 
 /// Limits, heartbeat and timeouts of one route. `None` is `"off"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,25 +46,6 @@ pub struct Sizes {
 
 impl Sizes {
     pub const UNLIMITED: Sizes = Sizes { max_frame: u64::MAX, max_message: u64::MAX };
-}
-
-/// So many in a period, with so many at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Messages, frames, handshakes or bytes; at least 1.
-    pub count: u64,
-    pub period: Duration,
-    /// How many may come at once after a silence; at least 1.
-    pub burst: u64,
-}
-
-impl Rate {
-    /// The time in which `units` of them may come.
-    #[inline]
-    pub fn time_for(&self, units: u64) -> Duration {
-        let nanos = u128::from(units) * self.period.as_nanos() / u128::from(self.count);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-    }
 }
 
 /// A rate of what a client sends, and what becomes of what goes over it.
