@@ -149,9 +149,13 @@ impl Meter {
         self.left == 0 || self.under_way == UnderWay::Swallowed
     }
 
-    /// Whether the other side has whole messages of this one.
+    /// Whether the other side has whole messages of this one, to which none is added that began
+    /// behind them.
     pub fn between_messages(&self) -> bool {
-        self.message.is_none() && self.between_frames()
+        match self.under_way {
+            UnderWay::Relayed => self.message.is_none() && self.left == 0,
+            UnderWay::Swallowed => true,
+        }
     }
 
     /// Whether this side has begun a frame of any kind and not finished it.
@@ -295,7 +299,7 @@ impl Meter {
         }
         self.under_way = match self.flow {
             Flow::Relay => UnderWay::Relayed,
-            Flow::ToMessage if self.message.is_some() => UnderWay::Relayed,
+            Flow::ToMessage if self.message.is_some() => self.under_way,
             _ => UnderWay::Swallowed,
         };
         if let Some(utf8) = &mut self.utf8 {
@@ -662,6 +666,30 @@ mod tests {
             let scan = meter.scan(&wire[5..], &plan, &tally);
             assert_eq!((scan.relay, scan.used), (relayed - 5, wire.len() - 5), "{flow:?}");
             assert!(meter.between_frames());
+        }
+    }
+
+    #[test]
+    fn behind_the_last_message_not_even_the_end_of_another_passes() {
+        let (plan, tally) = (Plan::default(), Received::default());
+        let last = frame(TEXT, true, b"last");
+        let next =
+            [frame(TEXT, false, b"one"), frame(MORE, false, b"two"), frame(MORE, true, b"3")];
+        for cut in 0..=next.concat().len() {
+            let mut meter = meter(Side::Client);
+            meter.scan(&last[..8], &plan, &tally);
+            meter.restrict(Flow::ToMessage);
+            assert!(!meter.between_messages());
+            let wire = [&last[8..], &next.concat()].concat();
+            let (first, second) = wire.split_at(last.len() - 8 + cut);
+            assert_eq!(meter.scan(first, &plan, &tally).relay, last.len() - 8, "{cut}");
+            assert!(meter.between_messages(), "{cut}");
+            let mut chunk = vec![0; HEADROOM];
+            let held = meter.restore_head(&mut chunk);
+            chunk.drain(..HEADROOM - held);
+            chunk.extend_from_slice(second);
+            assert_eq!(meter.scan(&chunk, &plan, &tally).relay, 0, "{cut}");
+            assert!(meter.between_messages(), "{cut}");
         }
     }
 

@@ -14,6 +14,8 @@ mod heartbeat;
 pub mod meter;
 mod outlet;
 mod pump;
+#[cfg(test)]
+mod simulation;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
