@@ -224,7 +224,11 @@ fn pair() -> (UnixStream, UnixStream) {
 async fn play(case: Case) -> (Report, [Rc<Diary>; 2]) {
     let plan = Plan {
         backlog: case.backlog,
-        control_frames: Rate { interval: Duration::from_nanos(1), burst: u32::MAX },
+        control_frames: Rate {
+            count: 1_000_000_000,
+            period: Duration::from_secs(1),
+            burst: 1_000_000_000,
+        },
         heartbeat: Heartbeat {
             client: Beat { interval: Some(Duration::from_millis(2)), timeout: None },
             upstream: Beat { interval: Some(Duration::from_millis(3)), timeout: None },
