@@ -290,7 +290,7 @@ impl Target {
     /// Reads a request's target and all its Host headers (RFC 9112 §3.2). A target with an
     /// authority needs no Host, as in HTTP/2; where both are there they must be the same.
     ///
-    /// `Uri` itself drops a fragment, so one can only be seen before it was made.
+    /// `Uri` itself drops a fragment, so one ([`TargetFault::Fragment`]) is for the caller to see.
     pub fn read<'a>(
         uri: &Uri,
         hosts: impl IntoIterator<Item = &'a HeaderValue>,

@@ -10,7 +10,7 @@ use support::{BINARY, Backend, Config, Edge, Frame, PING, Peer, open, stalled, w
 
 /// What one connection may add to the process beside its backlog: the worker's scratch, sealed
 /// records, the allocator's rounding.
-const SLACK: usize = 2 << 20;
+const SLACK: usize = 1536 << 10;
 
 const BACKLOG: usize = 256 << 10;
 

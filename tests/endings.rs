@@ -430,8 +430,8 @@ async fn a_client_that_stalls_within_a_head_is_closed() {
     client.send(&Frame::text("good").masked(true).encode()).await;
     client.send(&part_of_frame(true, 100_000, 0)[..5]).await;
     assert_eq!(upstream.frame().await, Frame::text("good").masked(true));
-    assert_eq!(client.closes(1013).await, End::CloseNotify);
-    assert_eq!(upstream.closes(1001).await, End::Fin);
+    let ends = tokio::join!(client.closes(1013), upstream.closes(1001));
+    assert_eq!(ends, (End::CloseNotify, End::Fin));
     edge.assert_ended("frame_stalled", "client").await;
 }
 
@@ -441,8 +441,8 @@ async fn an_upstream_that_stalls_within_a_head_is_closed() {
     let edge = impatient_edge(&backend, "limits.frame_stall = \"300ms\"").await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
     upstream.send(&part_of_frame(false, 100_000, 0)[..3]).await;
-    assert_eq!(upstream.closes(1008).await, End::Fin);
-    assert_eq!(client.closes(1012).await, End::CloseNotify);
+    let ends = tokio::join!(client.closes(1012), upstream.closes(1008));
+    assert_eq!(ends, (End::CloseNotify, End::Fin));
     edge.assert_ended("frame_stalled", "upstream").await;
 }
 
@@ -573,23 +573,15 @@ async fn a_consumer_that_never_reads_again_is_cut() {
     drop(client);
 }
 
-/// Sends frames until the edge says Close with that code, then leaves in the middle of one.
+/// Sends frames until the edge takes no more, waits to be told why, and leaves within a frame.
 async fn flood_until_told(peer: &mut Peer, code: u16) {
-    let bytes = flood_frame();
-    let Peer { reader, writer } = peer;
-    let flood = async {
-        loop {
-            writer.send_frame(bytes.clone()).await;
-            // The Close is to be read before 4 MiB more are sent.
-            tokio::task::yield_now().await;
-        }
-    };
-    let close = tokio::select! {
-        close = reader.frame() => close,
-        never = flood => match never {},
-    };
-    assert_eq!(close.closing().code, Some(code));
-    peer.shutdown().await;
+    let bytes = flood_frame().masked(peer.writer.masks()).encode();
+    let stands_still = Duration::from_millis(300);
+    while let Ok(sent) = tokio::time::timeout(stands_still, peer.writer.try_send(&bytes)).await {
+        sent.expect("the tunnel stays while it flows");
+    }
+    assert_eq!(peer.close().await.code, Some(code));
+    let _ = peer.writer.try_shutdown().await;
 }
 
 /// Reads what is left of a flood, every frame of it whole, and the Close behind it.

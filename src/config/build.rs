@@ -19,7 +19,7 @@ use crate::plan::{Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
 
 /// `control_frames`: so many times its number at once.
-const CONTROL_BURST: u32 = 10;
+const CONTROL_BURST: u64 = 10;
 
 /// The configuration, and every file it names; relative names begin at `folder`.
 pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Vec<NamedFile>)> {
@@ -154,6 +154,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
+        admittance: super::Admittance::default(),
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
         plan: Arc::new(plan(table.limits.value?, table.heartbeat.value?, table.timeouts.value?)?),
@@ -186,6 +187,8 @@ fn plan(
         client: sizes(limits.max_frame_size.value?, limits.max_message_size.value?),
         upstream: sizes(upstream.max_frame_size.value?, upstream.max_message_size.value?),
         control_frames: limits.control_frames.value?.with_burst(CONTROL_BURST),
+        messages: None,
+        bytes: None,
         frame_stall: lasting(limits.frame_stall.value?),
         backlog: limits.backlog.value?.in_memory(),
         slow_consumer: lasting(limits.slow_consumer.value?),

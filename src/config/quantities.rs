@@ -300,8 +300,9 @@ pub(super) struct PerTime {
 
 impl PerTime {
     /// The rate with a burst of so many times its number.
-    pub fn with_burst(self, times: u32) -> Rate {
-        Rate { interval: self.period / self.count, burst: self.count.saturating_mul(times) }
+    pub fn with_burst(self, times: u64) -> Rate {
+        let count = u64::from(self.count);
+        Rate { count, period: self.period, burst: count.saturating_mul(times) }
     }
 }
 
@@ -422,11 +423,13 @@ mod tests {
     #[test]
     fn rates() {
         let rate = |text| PerTime::parse(text).ok().map(|rate| rate.with_burst(10));
-        let of = |interval, burst| Some(Rate { interval, burst });
-        assert_eq!(rate("10/s"), of(Duration::from_millis(100), 100));
-        assert_eq!(rate("100/min"), of(Duration::from_millis(600), 1000));
-        assert_eq!(rate("1000/h"), of(Duration::from_millis(3600), 10_000));
-        assert_eq!(rate("10000000/s"), of(Duration::from_nanos(100), 100_000_000));
+        let of = |count, seconds| {
+            Some(Rate { count, period: Duration::from_secs(seconds), burst: 10 * count })
+        };
+        assert_eq!(rate("10/s"), of(10, 1));
+        assert_eq!(rate("100/min"), of(100, 60));
+        assert_eq!(rate("1000/h"), of(1000, 3600));
+        assert_eq!(rate("10000000/s"), of(10_000_000, 1));
         for bad in ["", "10", "/s", "0/s", "10/", "10/x", "-1/s", "+1/s", "1.5/s", "10000001/s"] {
             assert_eq!(rate(bad), None, "{bad:?}");
         }

@@ -122,7 +122,7 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
     assert_eq!(route.path, PathPattern::Exact("/ws".into()));
     assert_eq!(route.plan.client.max_frame, u64::MAX);
     assert_eq!(route.plan.client.max_message, 4 << 20);
-    assert_eq!(route.plan.control_frames.interval, Duration::from_secs(1));
+    assert_eq!(route.plan.control_frames.time_for(1), Duration::from_secs(1));
     assert_eq!(route.plan.control_frames.burst, 600);
     assert_eq!(route.plan.frame_stall, None);
     assert_eq!(route.plan.heartbeat.client.interval, None);

@@ -32,6 +32,9 @@ pub struct Watch {
     read: AtomicBool,
     wrote: AtomicBool,
     blocked: AtomicBool,
+    /// The first line of a request is awaited or under way.
+    in_first_line: AtomicBool,
+    fragment: AtomicBool,
 }
 
 impl Watch {
@@ -43,6 +46,30 @@ impl Watch {
     /// Whether the peer took bytes since the last call.
     pub fn take_wrote(&self) -> bool {
         self.wrote.swap(false, Ordering::Relaxed)
+    }
+
+    /// The next bytes are those of a request's first line.
+    pub fn expect_first_line(&self) {
+        self.in_first_line.store(true, Ordering::Relaxed);
+        self.fragment.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the first line had a `#`: hyper drops a target's fragment without a word.
+    pub fn saw_fragment(&self) -> bool {
+        self.fragment.load(Ordering::Relaxed)
+    }
+
+    fn look_at(&self, read: &[u8]) {
+        if read.is_empty() {
+            return;
+        }
+        self.read.store(true, Ordering::Relaxed);
+        if self.in_first_line.load(Ordering::Relaxed) {
+            let end = read.iter().position(|byte| *byte == b'\n');
+            let line = &read[..end.unwrap_or(read.len())];
+            self.in_first_line.store(end.is_none(), Ordering::Relaxed);
+            self.fragment.fetch_or(line.contains(&b'#'), Ordering::Relaxed);
+        }
     }
 
     /// Whether the last write found no room.
@@ -97,9 +124,7 @@ impl AsyncRead for Stream {
             Inner::Unix(socket) => Pin::new(socket).poll_read(cx, buffer),
             Inner::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
-        if buffer.filled().len() > before {
-            self.watch.read.store(true, Ordering::Relaxed);
-        }
+        self.watch.look_at(&buffer.filled()[before..]);
         read
     }
 }

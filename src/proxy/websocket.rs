@@ -1,16 +1,18 @@
 //! A WebSocket's handshake on both sides, and the tunnel that comes of it.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::upgrade::{self, OnUpgrade};
+use hyper::upgrade::{self, OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -18,16 +20,22 @@ use tracing::{debug, info, warn};
 
 use super::attempt::Attempt;
 use super::body::Body;
-use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
+use super::headers::{
+    ClientAddress, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
+};
 use super::rejection::Rejection;
+use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
+use crate::metrics::RouteTally;
 use crate::net::Stream;
+use crate::policy::{Admission, Applicant};
 use crate::route::rewritten;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
-use crate::upstream::{ConnectError, Connected, Lease, Opened};
+use crate::upstream::{ConnectError, Connected, Lease};
+use crate::ws::CloseCode;
 use crate::ws::handshake::{Offer, UpgradeRequest};
 
 /// How long the end of a stream that was not upgraded may take to write.
@@ -42,7 +50,11 @@ pub(super) async fn open(
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
-    let shaken = shake(worker, downstream, route, &request.into_parts().0, attempt).await;
+    let parts = request.into_parts().0;
+    let shaken = match UpgradeRequest::parse(&parts) {
+        Ok(upgrade) => shake(worker, &downstream, &route, &parts, &upgrade, attempt).await,
+        Err(fault) => Err(fault.into()),
+    };
     match shaken {
         Ok((response, Some(prepared))) => {
             tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
@@ -52,11 +64,37 @@ pub(super) async fn open(
             tokio::task::spawn_local(let_go(on_upgrade));
             Ok(response)
         }
-        Err(rejection) => {
-            tokio::task::spawn_local(let_go(on_upgrade));
-            Err(rejection)
-        }
+        Err(rejection) => match told_by_close(&route, &parts, &rejection) {
+            Some((response, code)) => {
+                attempt.refused_by_close(&rejection);
+                let patience = route.plan.close;
+                tokio::task::spawn_local(turn_away(on_upgrade, code, patience, downstream));
+                Ok(response)
+            }
+            None => {
+                tokio::task::spawn_local(let_go(on_upgrade));
+                Err(rejection)
+            }
+        },
     }
+}
+
+/// The 101 and the close code by which the route tells a refusal, if it does.
+fn told_by_close(
+    route: &Route,
+    parts: &http::request::Parts,
+    rejection: &Rejection,
+) -> Option<(Response<Body>, CloseCode)> {
+    let code = rejection.close_code().filter(|_| route.rejects_by_close)?;
+    let upgrade = UpgradeRequest::parse(parts).ok()?;
+    Some((switching(upgrade.accept_to_close()), code.into()))
+}
+
+fn switching(headers: HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// hyper hands over the stream of a request that asked for an upgrade and did not get it, once
@@ -69,24 +107,25 @@ async fn let_go(on_upgrade: OnUpgrade) {
 
 /// Both handshakes: what comes of them is the 101 and a tunnel, or the upstream's own answer.
 async fn shake(
-    worker: &Rc<Worker>,
-    downstream: Rc<Downstream>,
-    route: Arc<Route>,
+    worker: &Worker,
+    downstream: &Rc<Downstream>,
+    route: &Arc<Route>,
     parts: &http::request::Parts,
+    upgrade: &UpgradeRequest,
     attempt: &mut Attempt,
 ) -> Result<(Response<Body>, Option<Prepared>), Rejection> {
-    let upgrade = UpgradeRequest::parse(parts)?;
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
+    let admission = admit(parts, route, attempt)?;
     let seat = worker.registry.take_seat();
-    let offer = permitted_offer(&upgrade, route.subprotocols.as_deref(), route.compression);
-    let outgoing = outgoing(parts, &downstream, &route, &offer, attempt)?;
-    let opened = match route.cluster.connect(outgoing, &offer).await? {
+    let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
+    let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
+    let opened = match route.cluster.connect(&admission, outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
             attempt.refused_by_upstream(answer.status().as_u16());
-            return Ok((passed(answer, lease, &route), None));
+            return Ok((passed(answer, lease, route), None));
         }
     };
     // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
@@ -94,16 +133,36 @@ async fn shake(
         return Err(Rejection::Draining(retry_after()));
     }
     attempt.done();
-    let mut response = Response::new(Body::from(Bytes::new()));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = client_headers(
+    let response = switching(client_headers(
         &opened.head.headers,
         &upgrade.accept(),
         &opened.answer,
         &route.response_headers,
-    );
-    let client = attempt.client().addr;
-    Ok((response, Some(Prepared { opened, seat, route, downstream, client })))
+    ));
+    let upstream = Entrance {
+        leg: opened.leg,
+        early: unpinned(&opened.early),
+        deflate: opened.answer.compresses(),
+        check_utf8: route.check_utf8,
+    };
+    let (lease, client) = (opened.lease, attempt.client().addr);
+    let (route, downstream) = (route.clone(), downstream.clone());
+    Ok((response, Some(Prepared { upstream, lease, admission, seat, route, downstream, client })))
+}
+
+/// Asks the route's policy.
+fn admit(
+    parts: &http::request::Parts,
+    route: &Route,
+    attempt: &Attempt,
+) -> Result<Admission, Rejection> {
+    let client = attempt.client();
+    let host = called_host(parts, client)?;
+    let origins = parts.headers.get_all(header::ORIGIN);
+    let origins: Vec<&[u8]> = origins.iter().map(HeaderValue::as_bytes).collect();
+    let applicant = Applicant { client: client.addr, origins: &origins, host: host.as_bytes() };
+    let admitted = route.policy.admit(applicant, Instant::now());
+    admitted.map_err(|denied| Rejection::denied(denied, rand::random()))
 }
 
 /// The request to the upstream, written anew.
@@ -139,6 +198,15 @@ fn outgoing(
     Ok(request)
 }
 
+/// The name by which the client called the proxy in front, if that one is trusted and tells it.
+fn called_host(
+    parts: &http::request::Parts,
+    client: ClientAddress,
+) -> Result<HeaderValue, Rejection> {
+    let told = parts.headers.get("x-forwarded-host").filter(|_| client.trusted_hop);
+    told.cloned().map_or_else(|| host_of(parts), Ok)
+}
+
 /// The name by which the client called; an absolute-form target needs no Host.
 fn host_of(parts: &http::request::Parts) -> Result<HeaderValue, Rejection> {
     let named = || parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
@@ -172,7 +240,9 @@ impl From<ConnectError> for Rejection {
 
 /// A tunnel that lacks only the client's stream.
 struct Prepared {
-    opened: Opened,
+    upstream: Entrance,
+    lease: Lease,
+    admission: Admission,
     seat: Seat,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
@@ -180,30 +250,31 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Waits for the 101 to be written, runs the tunnel, and tells how it ended.
+    /// Waits for the 101 to be written; the tunnel is a task of its own, so that nothing of the
+    /// handshake lives as long as it does.
     async fn run(self, worker: Rc<Worker>, on_upgrade: OnUpgrade) {
-        let Prepared { opened, seat, route, downstream, client } = self;
-        let Some(entrance) = enter(on_upgrade, &route, &opened).await else {
-            info!(id = %seat.id(), %client, route = &*route.name, by = "client",
-                outcome = "client_gone", "handshake refused");
-            return;
-        };
-        let story = Story {
-            id: seat.id().to_string(),
-            client,
-            route: route.name.clone(),
-            endpoint: opened.lease.endpoint().label().clone(),
-            began: Instant::now(),
+        match on_upgrade.await {
+            Ok(upgraded) => {
+                tokio::task::spawn_local(self.live(&worker, upgraded));
+            }
+            Err(_) => info!(id = %self.seat.id(), client = %self.client, route = &*self.route.name,
+                by = "client", outcome = "client_gone", "handshake refused"),
+        }
+    }
+
+    fn live(self, worker: &Worker, upgraded: Upgraded) -> Life {
+        let Prepared { upstream, lease, admission, seat, route, downstream, client } = self;
+        let parts =
+            upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
+        let client_end = Entrance {
+            leg: parts.io.into_inner().into_leg(),
+            early: unpinned(&parts.read_buf),
+            deflate: upstream.deflate,
+            check_utf8: upstream.check_utf8,
         };
         let tally = worker.tally(&route.name);
-        let upstream = Entrance {
-            leg: opened.leg,
-            early: opened.early,
-            deflate: opened.answer.compresses(),
-            check_utf8: route.check_utf8,
-        };
         let tunnel = Tunnel::new(
-            entrance,
+            client_end,
             upstream,
             route.plan.clone(),
             seat.mailbox(),
@@ -211,49 +282,66 @@ impl Prepared {
             tally.clone(),
             rand::random(),
         );
-        drop((worker, route));
         tally.opened().add(1);
-        story.opened();
-        let report = tunnel.await;
-        tally.ended(report.ending.reason).add(1);
-        story.ended(&report);
-        drop((seat, downstream));
+        let life = Life {
+            tunnel,
+            tally,
+            seat,
+            lease,
+            _admission: admission,
+            _downstream: downstream,
+            route,
+            client,
+            began: Instant::now(),
+        };
+        life.log_opened();
+        life
     }
 }
 
-/// The client's stream, once HTTP has let go of it.
-async fn enter(on_upgrade: OnUpgrade, route: &Route, opened: &Opened) -> Option<Entrance> {
-    let parts = on_upgrade
-        .await
-        .ok()?
-        .downcast::<TokioIo<Stream>>()
-        .expect("a listener serves HTTP over a Stream");
-    Some(Entrance {
-        leg: parts.io.into_inner().into_leg(),
-        early: parts.read_buf,
-        deflate: opened.answer.compresses(),
-        check_utf8: route.check_utf8,
-    })
+/// A copy that does not keep the whole of hyper's buffer alive.
+fn unpinned(read: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(read)
 }
 
-/// What the log says of a tunnel.
-struct Story {
-    id: String,
+/// A tunnel, what it keeps alive, and what the log says of it. Written as a future by hand: an
+/// async block would hold the tunnel twice.
+struct Life {
+    tunnel: Tunnel,
+    tally: Arc<RouteTally>,
+    seat: Seat,
+    lease: Lease,
+    /// Its place under the caps.
+    _admission: Admission,
+    /// Its place at its listener.
+    _downstream: Rc<Downstream>,
+    route: Arc<Route>,
     client: IpAddr,
-    route: Arc<str>,
-    endpoint: Arc<str>,
     began: Instant,
 }
 
-impl Story {
-    fn opened(&self) {
-        let Story { id, client, route, endpoint, .. } = self;
-        debug!(id, %client, route = &**route, endpoint = &**endpoint, "tunnel opened");
+impl Future for Life {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let report = ready!(Pin::new(&mut self.tunnel).poll(cx));
+        self.tally.ended(report.ending.reason).add(1);
+        self.log_ended(&report);
+        Poll::Ready(())
+    }
+}
+
+impl Life {
+    fn log_opened(&self) {
+        let (id, client) = (self.seat.id(), self.client);
+        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        debug!(%id, %client, route, endpoint, "tunnel opened");
     }
 
-    fn ended(&self, report: &Report) {
-        let Story { id, client, route, endpoint, began } = self;
-        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn log_ended(&self, report: &Report) {
+        let (id, client) = (self.seat.id(), self.client);
+        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
@@ -262,7 +350,7 @@ impl Story {
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    id, %client, route = &**route, endpoint = &**endpoint, duration_ms,
+                    %id, %client, route, endpoint, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
                     reason, by = by.as_str(), close_sent, code, "tunnel ended"
                 )

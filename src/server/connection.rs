@@ -31,7 +31,7 @@ use crate::net::{Stream, Watch};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
-use crate::proxy::{Downstream, SlowConsumer, Worker, call};
+use crate::proxy::{Downstream, HasFragment, SlowConsumer, Worker, call};
 
 /// How long what is said last may take to write.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -162,7 +162,13 @@ impl Served {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Tracked>, Infallible> {
+        if self.exchanges.watch.saw_fragment() {
+            request.extensions_mut().insert(HasFragment);
+        }
         let exchange = self.exchanges.begin();
         let response = call(self.worker.clone(), self.downstream.clone(), request).await;
         let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
@@ -261,6 +267,7 @@ struct Exchanges {
 
 impl Exchanges {
     fn new(slot: Slot, watch: Arc<Watch>) -> Exchanges {
+        watch.expect_first_line();
         Exchanges {
             slot,
             watch,
@@ -302,6 +309,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.head_begun.set(false);
         self.0.watch.take_read();
+        self.0.watch.expect_first_line();
         self.0.stage.set(Stage::Idle(Instant::now()));
         self.0.slot.set_idle();
     }

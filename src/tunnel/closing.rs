@@ -240,7 +240,8 @@ impl Closing {
 
     /// What to do for `side` now.
     pub fn step(&mut self, side: Side, scene: &mut Scene<'_>) -> Step {
-        match self.party(side).farewell {
+        let party = self.party(side);
+        match party.farewell {
             Farewell::Open | Farewell::Later(_) | Farewell::Lingering => Step::Wait,
             Farewell::Leaving(manners) => Step::Leave(manners),
             Farewell::Due(code) if scene.at_boundary(side) => Step::Tell(code),
@@ -249,6 +250,10 @@ impl Closing {
             }
             Farewell::Due(_) => Step::Wait,
             Farewell::Told if self.has_answered(side) => self.leave(side, Manners::Complete),
+            // It broke the protocol, so its answer could not be read: FIN now, and linger.
+            Farewell::Told if !party.closed && scene.meters[side as usize].flow() == Flow::Deaf => {
+                self.leave(side, Manners::Complete)
+            }
             Farewell::Told => Step::Wait,
             Farewell::Over => Step::Drop,
         }

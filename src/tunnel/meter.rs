@@ -7,11 +7,12 @@
 //! next chunk), a partial control frame (at most 125), and how much of a payload is to come. So
 //! its verdict never depends on how the bytes were split.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
-use crate::plan::{Plan, Rate, Sizes};
+use crate::plan::{Plan, Sizes};
+use crate::rate::Bucket;
 use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
 
@@ -171,7 +172,7 @@ impl Meter {
 
     /// Counts a ping or pong against the plan; `false` is one too many.
     pub fn admits_control(&mut self, now: Instant, plan: &Plan) -> bool {
-        self.agreement.sender == Side::Upstream || self.flood.take(now, plan.control_frames)
+        self.agreement.sender == Side::Upstream || self.flood.take(now, plan.control_frames).is_ok()
     }
 
     /// Judges the bytes of `chunk` up to the next thing the caller must act on.
@@ -407,26 +408,6 @@ impl<'c> Cursor<'c> {
     fn take_back_frame(&mut self) -> bool {
         self.relay = self.relay.min(self.frame.unwrap_or(self.relay));
         self.frame.is_some()
-    }
-}
-
-/// A leaky bucket: the generic cell rate algorithm, told the time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    /// When the bucket will be empty again.
-    empty_at: Option<Instant>,
-}
-
-impl Bucket {
-    /// Takes one; `false` when the burst is used up.
-    fn take(&mut self, now: Instant, rate: Rate) -> bool {
-        let empty_at = self.empty_at.map_or(now, |at| at.max(now));
-        let room: Duration = rate.interval.saturating_mul(rate.burst.saturating_sub(1));
-        if empty_at.duration_since(now) > room {
-            return false;
-        }
-        self.empty_at = Some(empty_at + rate.interval);
-        true
     }
 }
 
@@ -682,17 +663,6 @@ mod tests {
             assert_eq!((scan.relay, scan.used), (relayed - 5, wire.len() - 5), "{flow:?}");
             assert!(meter.between_frames());
         }
-    }
-
-    #[test]
-    fn a_bucket_takes_its_burst_and_then_its_rate() {
-        let rate = Rate { interval: Duration::from_millis(100), burst: 3 };
-        let mut bucket = Bucket::default();
-        let start = Instant::now();
-        assert_eq!([true; 3].map(|_| bucket.take(start, rate)), [true; 3]);
-        assert!(!bucket.take(start, rate));
-        assert!(!bucket.take(start + Duration::from_millis(99), rate));
-        assert!(bucket.take(start + Duration::from_millis(100), rate));
     }
 
     fn data_or_control() -> impl Strategy<Value = Vec<u8>> {

@@ -7,6 +7,7 @@
 //! to say, and sets one timer. All progress is in the struct, so that dropping it half way loses
 //! nothing but the connection.
 
+mod backlog;
 pub mod closing;
 pub mod deadlines;
 mod heartbeat;
@@ -495,6 +496,7 @@ fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
         out: Outlet::new(side, leg, shared.backlog.clone()),
         meter: Meter::new(Agreement { sender: side, deflate, check_utf8 }),
         early,
+        finished: false,
         pong: None,
         heartbeat: Heartbeat::default(),
         paused: false,

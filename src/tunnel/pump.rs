@@ -28,6 +28,8 @@ pub(super) struct End {
     pub(super) meter: Meter,
     /// What this side sent before the tunnel stood.
     pub(super) early: Bytes,
+    /// It has finished, or its connection broke: there is nothing more to read.
+    pub(super) finished: bool,
     /// The answer to its latest ping, until a boundary comes.
     pub(super) pong: Option<Box<ControlFrame>>,
     pub(super) heartbeat: Heartbeat,
@@ -63,12 +65,15 @@ impl Pump<'_> {
     #[inline]
     pub(super) fn run(&mut self, cx: &mut Context<'_>) -> Option<Event> {
         for _ in 0..CHUNKS {
-            if self.must_wait() {
+            if self.from.finished || self.must_wait() {
                 return None;
             }
             match self.read(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(None) => return Some(Event::Gone),
+                Poll::Ready(None) => {
+                    self.from.finished = true;
+                    return Some(Event::Gone);
+                }
                 Poll::Ready(Some(size)) => {
                     if let Some(event) = self.relay(size, cx) {
                         return Some(event);

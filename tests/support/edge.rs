@@ -331,6 +331,18 @@ impl Edge {
         Duration::from_secs(ticks) / 100
     }
 
+    /// Waits until no more than `most` bytes are resident; an allocator gives back late.
+    pub async fn resident_falls_to(&self, most: usize) {
+        let falling = async {
+            while self.resident() > most {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let falling = tokio::time::timeout(2 * PATIENCE, falling).await;
+        let resident = self.resident();
+        assert!(falling.is_ok(), "{resident} bytes are resident, {most} were to be left");
+    }
+
     /// Waits until no more than `most` descriptors are open.
     pub async fn descriptors_fall_to(&self, most: usize) {
         let falling = async {

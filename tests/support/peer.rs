@@ -128,16 +128,16 @@ impl Peer {
     pub async fn hang_up(&mut self) -> End {
         let is_server = !self.writer.masks;
         if is_server {
-            let _ = soon("an orderly shutdown", self.writer.half.shutdown()).await;
+            let _ = self.writer.try_shutdown().await;
         }
         let end = self.end().await;
-        let _ = soon("an orderly shutdown", self.writer.half.shutdown()).await;
+        let _ = self.writer.try_shutdown().await;
         end
     }
 
     /// Ends this side in good order: close_notify where there is TLS, then FIN.
     pub async fn shutdown(&mut self) {
-        soon("an orderly shutdown", self.writer.half.shutdown()).await.expect("shutdown");
+        self.writer.try_shutdown().await.expect("an orderly shutdown");
     }
 
     /// Ends the connection with a reset.
@@ -298,6 +298,11 @@ impl Reader {
 }
 
 impl Writer {
+    /// Whether this side masks what it sends, as clients do.
+    pub fn masks(&self) -> bool {
+        self.masks
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = soon("the edge takes what is sent", self.try_send(bytes)).await;
         sent.unwrap_or_else(|error| panic!("sending {} bytes: {error:?}", bytes.len()));
@@ -312,6 +317,11 @@ impl Writer {
     pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.half.write_all(bytes).await?;
         self.half.flush().await
+    }
+
+    /// Ends this side in good order, unless the connection has ended already.
+    pub async fn try_shutdown(&mut self) -> std::io::Result<()> {
+        soon("an orderly shutdown", self.half.shutdown()).await
     }
 
     /// A Close's answer; the edge may be gone already.
