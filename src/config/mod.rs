@@ -314,8 +314,8 @@ pub enum OriginPattern {
         host: String,
         /// The host is a suffix: one or more whole labels go before it.
         below: bool,
-        /// The scheme's own where the file names none.
-        port: u16,
+        /// The scheme's own where the file names none; `None`: it has none either.
+        port: Option<u16>,
     },
 }
 

@@ -83,14 +83,7 @@ impl Text for OriginPattern {
             let help = format!("write {:?}", format!("{scheme}://{authority}"));
             return Err(Complaint::malformed("an origin has no path", help));
         }
-        let Some(port) = port.or(default_port(scheme)) else {
-            let help = format!(
-                "write the port that the client sends, such as {:?}; where it sends none, only \
-                 origin = \"any\" lets it in",
-                format!("{scheme}://{authority}:8080")
-            );
-            return Err(Complaint::malformed("its scheme has no port of its own", help));
-        };
+        let port = port.or(default_port(scheme));
         Ok(OriginPattern::Host { scheme: scheme.to_owned(), host, below, port })
     }
 }
@@ -168,7 +161,7 @@ fn origin_host(name: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn origin(text: &str) -> Option<(String, String, bool, u16)> {
+    fn origin(text: &str) -> Option<(String, String, bool, Option<u16>)> {
         match OriginPattern::parse(text).ok()? {
             OriginPattern::Null => None,
             OriginPattern::Host { scheme, host, below, port } => Some((scheme, host, below, port)),
@@ -192,9 +185,11 @@ mod tests {
             ("capacitor://localhost:1", "capacitor", "localhost", false, 1),
         ];
         for (text, scheme, host, below, port) in table {
-            let wanted = Some((scheme.to_owned(), host.to_owned(), below, port));
+            let wanted = Some((scheme.to_owned(), host.to_owned(), below, Some(port)));
             assert_eq!(origin(text), wanted, "{text}");
         }
+        let app = Some(("capacitor".to_owned(), "localhost".to_owned(), false, None));
+        assert_eq!(origin("capacitor://localhost"), app, "a scheme without a port of its own");
         assert_eq!(OriginPattern::parse("null"), Ok(OriginPattern::Null));
     }
 
@@ -236,7 +231,6 @@ mod tests {
             "https://a b",
             "https://a\\b",
             "https:/app.example.com",
-            "capacitor://localhost",
         ] {
             assert!(OriginPattern::parse(bad).is_err(), "{bad:?}");
         }

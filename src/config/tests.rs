@@ -157,7 +157,7 @@ bytes = { rate = "1MiB/s", burst = "4MiB", action = "close" }
         scheme: "https".into(),
         host: "example.com".into(),
         below: true,
-        port: 443,
+        port: Some(443),
     };
     let allow = vec![below, OriginPattern::Null];
     assert_eq!(admittance.origin, Origin::Listed { allow, missing_allowed: true });
@@ -460,7 +460,7 @@ told! {
         limits = { max_frame_size = \"16MiB\" }"),
     bad_origins: route("origin = { allow = [\n  \"https://app.example.com/\",\n  \
         \"https://App.example.com/chat?a\",\n  \"app.example.com\",\n  \"*\",\n  \
-        \"https://*example.com\",\n  \"https://app.*.com\",\n  \"capacitor://localhost\",\n  \
+        \"https://*example.com\",\n  \"https://app.*.com\",\n  \
         \"https://user:word@example.com\",\n  \"https://example.com:https\",\n  \
         \"https://::1\",\n  \"https://\",\n  \"*://example.com\",\n  \
         \"https://b\u{fc}cher.example\",\n  443\n], missing = \"refuse\" }"),

@@ -59,7 +59,7 @@ fn is_listed(allow: &[OriginPattern], origin: &[u8]) -> bool {
     allow.iter().any(|pattern| match (pattern, &sent) {
         (OriginPattern::Null, _) => origin == b"null",
         (OriginPattern::Host { scheme, host, below, port }, Some(sent)) => {
-            sent.scheme == *scheme && sent.port == Some(*port) && sent.is_host(host, *below)
+            sent.scheme == *scheme && sent.port == *port && sent.is_host(host, *below)
         }
         (OriginPattern::Host { .. }, None) => false,
     })
@@ -172,7 +172,7 @@ mod tests {
             scheme: "https".into(),
             host: host.into(),
             below,
-            port,
+            port: Some(port),
         };
         let allow = vec![
             host("app.example.com", false, 443),
