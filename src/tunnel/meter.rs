@@ -692,7 +692,8 @@ mod tests {
     fn behind_the_last_message_not_even_the_end_of_another_passes() {
         let (plan, tally) = (Plan::default(), Received::default());
         let last = frame(TEXT, true, b"last");
-        let next = [frame(TEXT, false, b"one"), frame(MORE, false, b"two"), frame(MORE, true, b"3")];
+        let next =
+            [frame(TEXT, false, b"one"), frame(MORE, false, b"two"), frame(MORE, true, b"3")];
         for cut in 0..=next.concat().len() {
             let mut meter = meter(Side::Client);
             meter.scan(&last[..8], &plan, &tally);

@@ -124,8 +124,7 @@ impl Tunnel {
     /// Relays and decides until nothing more can be done now.
     fn work(&mut self, now: Instant, cx: &mut Context<'_>) {
         loop {
-            let happened = self.relay(now, cx) | self.expire(now);
-            self.speak(now, cx);
+            let happened = self.relay(now, cx) | self.expire(now) | self.speak(now, cx);
             self.mind_pauses(now);
             if !happened {
                 return;
@@ -246,16 +245,19 @@ impl Tunnel {
         }
     }
 
-    /// Sends what the edge itself has to say to each side: pongs, pings, Closes, FINs.
+    /// Sends what the edge itself has to say to each side: pongs, pings, Closes, FINs; `true` if
+    /// that brought an ending a step on.
     #[inline]
-    fn speak(&mut self, now: Instant, cx: &mut Context<'_>) {
+    fn speak(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
         for side in Side::BOTH {
             self.answer_ping(side, now, cx);
             self.beat(side, now, cx);
             if self.closing.ending().is_some() {
-                self.say_farewell(side, now, cx);
+                moved |= self.say_farewell(side, now, cx);
             }
         }
+        moved
     }
 
     #[inline]
@@ -308,28 +310,36 @@ impl Tunnel {
         true
     }
 
-    fn say_farewell(&mut self, side: Side, now: Instant, cx: &mut Context<'_>) {
+    /// Takes the steps of an ending towards one side; `true` if there were any. The other side
+    /// may have to be read from then on, so that its turn must come again.
+    fn say_farewell(&mut self, side: Side, now: Instant, cx: &mut Context<'_>) -> bool {
         if self.ends[side as usize].discarded > DISCARD {
             self.ends[side as usize].discarded = 0;
-            self.decide(now, |closing, scene| closing.expired(side, scene));
+            self.decide(now, |closing, scene| closing.overflowed(side, scene));
         }
+        let mut moved = false;
         loop {
             match self.decide(now, |closing, scene| closing.step(side, scene)) {
-                Step::Wait => return,
+                Step::Wait => return moved,
                 Step::Tell(code) => self.tell(side, code, now, cx),
                 Step::Leave(manners) => {
                     if !self.leave(side, manners, now, cx) {
-                        return;
+                        return moved;
                     }
                 }
-                Step::Drop => return self.drop_leg(side, now, cx),
+                Step::Drop => {
+                    self.drop_leg(side, now, cx);
+                    return moved;
+                }
             }
+            moved = true;
         }
     }
 
     fn tell(&mut self, side: Side, code: CloseCode, now: Instant, cx: &mut Context<'_>) {
         let close = ControlFrame::close(code, "");
         self.send(side, &close, now, cx);
+        self.ends[side as usize].discarded = 0;
         self.decide(now, |closing, scene| closing.told(side, scene));
     }
 
@@ -343,7 +353,7 @@ impl Tunnel {
             return false;
         }
         out.shut_down(cx);
-        self.decide(now, |closing, scene| closing.left(side, scene));
+        self.closing.left(side);
         true
     }
 
