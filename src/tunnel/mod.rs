@@ -18,13 +18,14 @@ mod simulation;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 use self::closing::{Closing, Manners, Received, Scene, Step};
@@ -374,7 +375,8 @@ impl Tunnel {
                 self.deadlines.set(Due::Slow(side), now, self.plan.slow_consumer);
             }
             let paused = self.is_paused(side);
-            if paused != self.ends[side as usize].paused {
+            // What was set anew in a short turn of reading stands still again.
+            if paused || self.ends[side as usize].paused {
                 self.set_paused(side, paused, now);
             }
         }
@@ -437,7 +439,9 @@ impl Tunnel {
         if self.armed.is_none_or(|at| next < at) {
             self.armed = Some(next);
             self.timer.as_mut().reset(next.into());
-            if self.timer.as_mut().poll(cx).is_ready() {
+            // A turn that has used up its budget must be woken none the less.
+            let timer = pin!(unconstrained(self.timer.as_mut()));
+            if timer.poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
