@@ -294,11 +294,13 @@ impl Tunnel {
         }
     }
 
-    /// Starts the clock of a pong once the kernel has all of its ping.
+    /// Starts the clock of a pong once the kernel has all of its ping; that of one that is still
+    /// awaited goes on.
     #[inline]
     fn ping_left(&mut self, side: Side, now: Instant) {
         let end = &mut self.ends[side as usize];
-        if end.out.is_drained() && end.heartbeat.drained(now) {
+        let left = end.out.is_drained() && end.heartbeat.drained(now);
+        if left && !self.deadlines.is_set(Due::Silence(side)) {
             self.deadlines.set(Due::Silence(side), now, self.plan.beat(side).timeout);
         }
     }
