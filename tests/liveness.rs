@@ -215,6 +215,22 @@ async fn a_client_that_the_edge_does_not_read_is_not_called_silent() {
 }
 
 #[tokio::test]
+async fn pings_more_frequent_than_their_timeout_find_the_silent_too() {
+    let backend = Backend::tcp().await;
+    let edge = beating(&backend, "heartbeat = { interval = \"200ms\", timeout = \"600ms\" }").await;
+    let (mut client, _upstream) = open(&edge, &backend).await;
+    let mut pings = 0;
+    loop {
+        let frame = client.frame().await;
+        if frame.opcode != PING {
+            break assert_eq!(frame.closing().code, Some(1001));
+        }
+        pings += 1;
+    }
+    assert!((3..=5).contains(&pings), "{pings} pings went unanswered");
+}
+
+#[tokio::test]
 async fn while_the_edge_does_not_read_a_frame_does_not_stall_nor_a_tunnel_idle() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address)

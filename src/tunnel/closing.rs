@@ -229,20 +229,20 @@ impl Closing {
     }
 
     /// FIN went out to `side`.
-    pub fn left(&mut self, side: Side, scene: &mut Scene<'_>) {
-        let party = self.party_mut(side);
-        if party.closed || party.gone {
-            self.over(side, scene);
-        } else {
-            party.farewell = Farewell::Lingering;
-        }
+    pub fn left(&mut self, side: Side) {
+        self.party_mut(side).farewell = Farewell::Lingering;
     }
 
     /// What to do for `side` now.
     pub fn step(&mut self, side: Side, scene: &mut Scene<'_>) -> Step {
         let party = self.party(side);
         match party.farewell {
-            Farewell::Open | Farewell::Later(_) | Farewell::Lingering => Step::Wait,
+            Farewell::Open | Farewell::Later(_) => Step::Wait,
+            Farewell::Lingering if self.has_finished(side) => {
+                self.over(side, scene);
+                Step::Drop
+            }
+            Farewell::Lingering => Step::Wait,
             Farewell::Leaving(manners) => Step::Leave(manners),
             Farewell::Due(code) if scene.at_boundary(side) => Step::Tell(code),
             Farewell::Due(_) if scene.sender_to(side).flow() == Flow::Deaf => {
@@ -259,7 +259,15 @@ impl Closing {
         }
     }
 
-    /// `side` has used up the time of its present step, or said too much in it.
+    /// `side` has said too much since its direction was stopped. What it is still to be told it
+    /// is told all the same.
+    pub fn overflowed(&mut self, side: Side, scene: &mut Scene<'_>) {
+        if matches!(self.party(side).farewell, Farewell::Told | Farewell::Lingering) {
+            self.expired(side, scene);
+        }
+    }
+
+    /// `side` has used up the time of its present step.
     pub fn expired(&mut self, side: Side, scene: &mut Scene<'_>) {
         match self.party(side).farewell {
             Farewell::Open | Farewell::Over | Farewell::Later(_) => {}
@@ -292,6 +300,11 @@ impl Closing {
         party.gone || (party.closed && side == Side::Client)
     }
 
+    /// Nothing of what `side` may still send could matter to it.
+    fn has_finished(&self, side: Side) -> bool {
+        self.party(side).closed || self.party(side).gone
+    }
+
     fn leave(&mut self, side: Side, manners: Manners) -> Step {
         self.party_mut(side).farewell = Farewell::Leaving(manners);
         Step::Leave(manners)
@@ -321,5 +334,248 @@ impl Closing {
 
     fn party_mut(&mut self, side: Side) -> &mut Party {
         &mut self.parties[side as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::Received as Tally;
+    use crate::plan::Plan;
+    use crate::tunnel::meter::Agreement;
+    use crate::ws::{Data, FrameHeader, OpCode};
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// The head of a frame and the first of its two bytes; whether it ends its message.
+        Begins(Side, bool),
+        /// The second of them.
+        Finishes(Side),
+        Closes(Side),
+        Goes(Side),
+        Ends(Reason),
+        /// The next deadline comes.
+        Waits,
+        /// A side has said too much.
+        Floods(Side),
+    }
+
+    /// Two peers and what they were told, with the duties of a tunnel that takes all at once.
+    struct World {
+        closing: Closing,
+        meters: [Meter; 2],
+        deadlines: Deadlines,
+        now: Instant,
+        inside: [bool; 2],
+        in_message: [bool; 2],
+        silent: [bool; 2],
+        told: [u32; 2],
+        finished: [bool; 2],
+    }
+
+    impl World {
+        fn new() -> World {
+            let meter =
+                |sender| Meter::new(Agreement { sender, deflate: false, check_utf8: false });
+            World {
+                closing: Closing::default(),
+                meters: Side::BOTH.map(meter),
+                deadlines: Deadlines::default(),
+                now: Instant::now(),
+                inside: [false; 2],
+                in_message: [false; 2],
+                silent: [false; 2],
+                told: [0; 2],
+                finished: [false; 2],
+            }
+        }
+
+        fn decide<T>(&mut self, how: impl FnOnce(&mut Closing, &mut Scene<'_>) -> T) -> T {
+            let [client, upstream] = &mut self.meters;
+            let mut scene = Scene {
+                now: self.now,
+                patience: PATIENCE,
+                meters: [client, upstream],
+                deadlines: &mut self.deadlines,
+            };
+            how(&mut self.closing, &mut scene)
+        }
+
+        fn happen(&mut self, event: Event) {
+            match event {
+                Event::Begins(side, last)
+                    if self.may_speak(side) && !self.inside[side as usize] =>
+                {
+                    let data =
+                        if self.in_message[side as usize] { Data::Continue } else { Data::Binary };
+                    let mask = (side == Side::Client).then_some([0; 4]);
+                    let header = FrameHeader {
+                        is_final: last,
+                        opcode: OpCode::Data(data),
+                        mask,
+                        ..FrameHeader::default()
+                    };
+                    let mut wire = Vec::new();
+                    header.format(2, &mut wire).unwrap();
+                    wire.push(1);
+                    self.in_message[side as usize] = !last;
+                    self.inside[side as usize] = true;
+                    self.send(side, &wire);
+                }
+                Event::Finishes(side) if self.may_speak(side) && self.inside[side as usize] => {
+                    self.inside[side as usize] = false;
+                    self.send(side, &[2]);
+                }
+                Event::Closes(side) if self.may_speak(side) && !self.inside[side as usize] => {
+                    self.silent[side as usize] = true;
+                    if self.meters[side as usize].flow() != Flow::Deaf {
+                        self.close(side);
+                    }
+                }
+                Event::Goes(side) if !self.finished[side as usize] => {
+                    self.finished[side as usize] = true;
+                    self.silent[side as usize] = true;
+                    let lost = Reason::Lost(side).into();
+                    self.decide(|closing, scene| closing.gone(side, lost, scene));
+                }
+                Event::Ends(reason) => {
+                    self.decide(|closing, scene| closing.begin(reason.into(), scene));
+                }
+                Event::Waits => self.wait(),
+                Event::Floods(side) if self.closing.ending().is_some() => {
+                    self.decide(|closing, scene| closing.overflowed(side, scene));
+                }
+                _ => {}
+            }
+            self.settle();
+        }
+
+        fn may_speak(&self, side: Side) -> bool {
+            !self.silent[side as usize]
+        }
+
+        fn send(&mut self, from: Side, wire: &[u8]) {
+            let meter = &mut self.meters[from as usize];
+            let scan = meter.scan(Instant::now(), wire, &Plan::default(), &Tally::default());
+            assert!(
+                scan.relay == 0 || self.told[from.other() as usize] == 0,
+                "data behind a Close"
+            );
+        }
+
+        fn close(&mut self, from: Side) {
+            let received =
+                self.decide(|closing, scene| closing.close_received(from, Some(4000), scene));
+            if received == Received::Relay {
+                self.tell(from.other());
+            }
+        }
+
+        fn tell(&mut self, side: Side) {
+            assert!(self.meters[side.other() as usize].between_frames(), "a Close within a frame");
+            self.told[side as usize] += 1;
+            assert_eq!(self.told[side as usize], 1, "{side:?} is told once");
+            self.decide(|closing, scene| closing.told(side, scene));
+        }
+
+        fn settle(&mut self) {
+            for side in [Side::Client, Side::Upstream, Side::Client] {
+                for turn in 0.. {
+                    assert!(turn < 5, "{side:?} is never done");
+                    match self.decide(|closing, scene| closing.step(side, scene)) {
+                        Step::Tell(_) => self.tell(side),
+                        Step::Leave(_) => self.closing.left(side),
+                        Step::Wait | Step::Drop => break,
+                    }
+                }
+            }
+        }
+
+        fn wait(&mut self) {
+            let Some(next) = self.deadlines.earliest() else { return };
+            self.now = next;
+            while let Some(due) = self.deadlines.take_expired(next) {
+                let Due::Farewell(side) = due else { panic!("{due:?}") };
+                self.decide(|closing, scene| closing.expired(side, scene));
+            }
+            self.settle();
+        }
+    }
+
+    fn side() -> impl Strategy<Value = Side> {
+        prop_oneof![Just(Side::Client), Just(Side::Upstream)]
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let reason = prop_oneof![
+            Just(Reason::Drain),
+            Just(Reason::RateLimited),
+            side().prop_map(Reason::SlowConsumer),
+            side().prop_map(Reason::FrameTooBig),
+        ];
+        prop_oneof![
+            4 => (side(), any::<bool>()).prop_map(|(side, last)| Event::Begins(side, last)),
+            3 => side().prop_map(Event::Finishes),
+            2 => side().prop_map(Event::Closes),
+            1 => side().prop_map(Event::Goes),
+            1 => reason.prop_map(Event::Ends),
+            1 => Just(Event::Waits),
+            1 => side().prop_map(Event::Floods),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        #[test]
+        fn whatever_happens_it_ends_and_tells_each_side_once(
+            events in prop::collection::vec(event(), 0..25),
+        ) {
+            let mut world = World::new();
+            for event in events {
+                world.happen(event);
+            }
+            world.happen(Event::Ends(Reason::Drain));
+            for _ in 0..6 {
+                if !world.closing.is_over() {
+                    prop_assert!(world.deadlines.earliest().is_some(), "it waits for nothing");
+                    world.wait();
+                }
+            }
+            prop_assert!(world.closing.is_over(), "{:?}", world.closing);
+            prop_assert_eq!(world.deadlines.earliest(), None);
+            prop_assert_eq!(Side::BOTH.map(|side| world.closing.was_told(side)), world.told.map(|told| told == 1));
+        }
+    }
+
+    #[test]
+    fn who_finishes_while_the_edge_lingers_is_lingered_for_no_more() {
+        for event in [Event::Closes(Side::Upstream), Event::Goes(Side::Upstream)] {
+            let mut world = World::new();
+            world.happen(Event::Goes(Side::Client));
+            assert!(!world.closing.is_over());
+            world.happen(event);
+            assert!(world.closing.is_over(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_costs_nobody_a_close_that_is_still_due() {
+        let mut world = World::new();
+        world.happen(Event::Begins(Side::Upstream, true));
+        world.happen(Event::Ends(Reason::FrameTooBig(Side::Client)));
+        world.happen(Event::Floods(Side::Client));
+        assert_eq!(world.told, [0, 1]);
+        world.happen(Event::Finishes(Side::Upstream));
+        assert_eq!(world.told, [1, 1]);
+        world.happen(Event::Floods(Side::Client));
+        assert!(
+            !world.closing.was_told(Side::Client)
+                || world.closing.party(Side::Client).farewell == Farewell::Over
+        );
     }
 }

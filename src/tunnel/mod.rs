@@ -19,13 +19,14 @@ mod simulation;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 use self::closing::{Closing, Manners, Received, Scene, Step};
@@ -125,8 +126,7 @@ impl Tunnel {
     /// Relays and decides until nothing more can be done now.
     fn work(&mut self, now: Instant, cx: &mut Context<'_>) {
         loop {
-            let happened = self.relay(now, cx) | self.expire(now);
-            self.speak(now, cx);
+            let happened = self.relay(now, cx) | self.expire(now) | self.speak(now, cx);
             self.mind_pauses(now);
             if !happened {
                 return;
@@ -248,16 +248,19 @@ impl Tunnel {
         }
     }
 
-    /// Sends what the edge itself has to say to each side: pongs, pings, Closes, FINs.
+    /// Sends what the edge itself has to say to each side: pongs, pings, Closes, FINs; `true` if
+    /// that brought an ending a step on.
     #[inline]
-    fn speak(&mut self, now: Instant, cx: &mut Context<'_>) {
+    fn speak(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
         for side in Side::BOTH {
             self.answer_ping(side, now, cx);
             self.beat(side, now, cx);
             if self.closing.ending().is_some() {
-                self.say_farewell(side, now, cx);
+                moved |= self.say_farewell(side, now, cx);
             }
         }
+        moved
     }
 
     #[inline]
@@ -293,11 +296,13 @@ impl Tunnel {
         }
     }
 
-    /// Starts the clock of a pong once the kernel has all of its ping.
+    /// Starts the clock of a pong once the kernel has all of its ping; that of one that is still
+    /// awaited goes on.
     #[inline]
     fn ping_left(&mut self, side: Side, now: Instant) {
         let end = &mut self.ends[side as usize];
-        if end.out.is_drained() && end.heartbeat.drained(now) {
+        let left = end.out.is_drained() && end.heartbeat.drained(now);
+        if left && !self.deadlines.is_set(Due::Silence(side)) {
             self.deadlines.set(Due::Silence(side), now, self.plan.beat(side).timeout);
         }
     }
@@ -310,28 +315,36 @@ impl Tunnel {
         true
     }
 
-    fn say_farewell(&mut self, side: Side, now: Instant, cx: &mut Context<'_>) {
+    /// Takes the steps of an ending towards one side; `true` if there were any. The other side
+    /// may have to be read from then on, so that its turn must come again.
+    fn say_farewell(&mut self, side: Side, now: Instant, cx: &mut Context<'_>) -> bool {
         if self.ends[side as usize].discarded > DISCARD {
             self.ends[side as usize].discarded = 0;
-            self.decide(now, |closing, scene| closing.expired(side, scene));
+            self.decide(now, |closing, scene| closing.overflowed(side, scene));
         }
+        let mut moved = false;
         loop {
             match self.decide(now, |closing, scene| closing.step(side, scene)) {
-                Step::Wait => return,
+                Step::Wait => return moved,
                 Step::Tell(code) => self.tell(side, code, now, cx),
                 Step::Leave(manners) => {
                     if !self.leave(side, manners, now, cx) {
-                        return;
+                        return moved;
                     }
                 }
-                Step::Drop => return self.drop_leg(side, now, cx),
+                Step::Drop => {
+                    self.drop_leg(side, now, cx);
+                    return moved;
+                }
             }
+            moved = true;
         }
     }
 
     fn tell(&mut self, side: Side, code: CloseCode, now: Instant, cx: &mut Context<'_>) {
         let close = ControlFrame::close(code, "");
         self.send(side, &close, now, cx);
+        self.ends[side as usize].discarded = 0;
         self.decide(now, |closing, scene| closing.told(side, scene));
     }
 
@@ -345,7 +358,7 @@ impl Tunnel {
             return false;
         }
         out.shut_down(cx);
-        self.decide(now, |closing, scene| closing.left(side, scene));
+        self.closing.left(side);
         true
     }
 
@@ -366,7 +379,8 @@ impl Tunnel {
                 self.deadlines.set(Due::Slow(side), now, self.plan.slow_consumer);
             }
             let paused = self.is_paused(side);
-            if paused != self.ends[side as usize].paused {
+            // What was set anew in a short turn of reading stands still again.
+            if paused || self.ends[side as usize].paused {
                 self.set_paused(side, paused, now);
             }
         }
@@ -430,7 +444,9 @@ impl Tunnel {
         if self.armed.is_none_or(|at| next < at) {
             self.armed = Some(next);
             self.timer.as_mut().reset(next.into());
-            if self.timer.as_mut().poll(cx).is_ready() {
+            // A turn that has used up its budget must be woken none the less.
+            let timer = pin!(unconstrained(self.timer.as_mut()));
+            if timer.poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

@@ -11,13 +11,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::{BacklogShare, Entrance, Report, Shared, Tunnel};
 use crate::control::{Mailbox, Order};
 use crate::ending::{Reason, Side};
-use crate::metrics::RouteTally;
 use crate::net::{Leg, Scratch};
 use crate::plan::{Beat, Heartbeat, Plan, Rate};
 use crate::ws::{Control, Data, FrameHeader, OpCode, head};
@@ -95,13 +94,19 @@ struct Script {
     leave: Leave,
 }
 
+impl Script {
+    fn early(&self, side: Side) -> Vec<u8> {
+        self.frames[..self.early].iter().flat_map(|frame| frame.encode(side)).collect()
+    }
+}
+
 /// What a peer saw and did.
 #[derive(Debug, Default)]
 struct Diary {
     /// Frames that went out whole, pongs and Closes aside.
     sent: RefCell<Vec<Frame>>,
     seen: RefCell<Vec<Frame>>,
-    closes: Cell<usize>,
+    closes: Cell<u32>,
     /// Pongs that are due, and whether a Close was seen.
     pongs: RefCell<Vec<Vec<u8>>>,
     told: Cell<bool>,
@@ -194,16 +199,6 @@ async fn read(script: Rc<Script>, mut half: OwnedReadHalf, diary: Rc<Diary>) {
     diary.changed.notify_one();
 }
 
-fn entrance(script: &Script, side: Side, leg: UnixStream) -> Entrance {
-    let early = script.frames[..script.early].iter().flat_map(|frame| frame.encode(side));
-    Entrance {
-        leg: Leg::Unix(leg),
-        early: early.collect::<Vec<u8>>().into(),
-        deflate: false,
-        check_utf8: false,
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Case {
     scripts: [Script; 2],
@@ -213,75 +208,99 @@ struct Case {
     drain: Option<u64>,
 }
 
-fn pair() -> (UnixStream, UnixStream) {
+/// `room` is what the kernel holds for each end.
+fn pair(room: usize) -> (UnixStream, UnixStream) {
     let (inner, outer) = UnixStream::pair().unwrap();
     for socket in [&inner, &outer] {
-        socket2::SockRef::from(socket).set_send_buffer_size(4096).unwrap();
+        socket2::SockRef::from(socket).set_send_buffer_size(room).unwrap();
     }
     (inner, outer)
 }
 
-async fn play(case: Case) -> (Report, [Rc<Diary>; 2]) {
-    let plan = Plan {
-        backlog: case.backlog,
+/// A tunnel that runs, and what it shares; its two peers get the other ends of its sockets.
+struct Stage {
+    tunnel: JoinHandle<Report>,
+    mailbox: Rc<Mailbox>,
+    shared: Rc<Shared>,
+}
+
+impl Stage {
+    fn set(plan: Plan, room: usize, early: [Vec<u8>; 2]) -> (Stage, [UnixStream; 2]) {
+        let shared = Rc::new(Shared {
+            scratch: Scratch::new().into(),
+            backlog: BacklogShare::new(1 << 20),
+            drain_code: None.into(),
+        });
+        let mailbox = Rc::<Mailbox>::default();
+        let [(client, outer_client), (upstream, outer_upstream)] = early.map(|early| {
+            let (inner, outer) = pair(room);
+            let (leg, early) = (Leg::Unix(inner), early.into());
+            (Entrance { leg, early, deflate: false, check_utf8: false }, outer)
+        });
+        let (plan, tally) = (Arc::new(plan), Arc::default());
+        let (post, share) = (mailbox.clone(), shared.clone());
+        let tunnel = Tunnel::new(client, upstream, plan, post, share, tally, [0.5; 2]);
+        let tunnel = spawn_local(tunnel);
+        (Stage { tunnel, mailbox, shared }, [outer_client, outer_upstream])
+    }
+
+    async fn report(self) -> Report {
+        let report = timeout(Duration::from_secs(20), self.tunnel).await;
+        let report = report.expect("the tunnel ends").expect("it does not panic");
+        assert_eq!(self.shared.backlog.used(), 0, "every byte of the share is given back");
+        report
+    }
+}
+
+/// A plan that neither pings nor bounds pings.
+fn patient() -> Plan {
+    let off = Beat { interval: None, timeout: None };
+    Plan {
         control_frames: Rate {
             count: 1_000_000_000,
             period: Duration::from_secs(1),
             burst: 1_000_000_000,
         },
+        heartbeat: Heartbeat { client: off, upstream: off, forward: false },
+        ..Plan::default()
+    }
+}
+
+async fn play(case: Case) -> (Report, [Rc<Diary>; 2]) {
+    let plan = Plan {
+        backlog: case.backlog,
         heartbeat: Heartbeat {
             client: Beat { interval: Some(Duration::from_millis(2)), timeout: None },
             upstream: Beat { interval: Some(Duration::from_millis(3)), timeout: None },
             forward: case.forward,
         },
         close: Duration::from_secs(2),
-        ..Plan::default()
+        ..patient()
     };
-    let shared = Rc::new(Shared {
-        scratch: Scratch::new().into(),
-        backlog: BacklogShare::new(1 << 20),
-        drain_code: None.into(),
-    });
-    let mailbox = Rc::<Mailbox>::default();
     let diaries: [Rc<Diary>; 2] = Default::default();
     let scripts = case.scripts.map(Rc::new);
-    let entrances = Side::BOTH.map(|side| {
-        let (inner, outer) = pair();
-        let (reader, writer) = outer.into_split();
+    let early = Side::BOTH.map(|side| scripts[side as usize].early(side));
+    let (stage, peers) = Stage::set(plan, 4096, early);
+    let mut readers = Vec::new();
+    let mut writers = Vec::new();
+    for (side, peer) in Side::BOTH.into_iter().zip(peers) {
+        let (reader, writer) = peer.into_split();
         let (script, diary) = (&scripts[side as usize], &diaries[side as usize]);
-        let writing = write(side, script.clone(), writer, diary.clone());
-        let reading = read(script.clone(), reader, diary.clone());
-        (entrance(script, side, inner), writing, reading)
-    });
-    let [(client, client_writes, client_reads), (upstream, upstream_writes, upstream_reads)] =
-        entrances;
-    let tally = Arc::<RouteTally>::default();
-    let tunnel = Tunnel::new(
-        client,
-        upstream,
-        Arc::new(plan),
-        mailbox.clone(),
-        shared.clone(),
-        tally,
-        [0.5; 2],
-    );
-    let tunnel = spawn_local(tunnel);
-    let writers = [spawn_local(client_writes), spawn_local(upstream_writes)];
-    let readers = [spawn_local(client_reads), spawn_local(upstream_reads)];
+        writers.push(spawn_local(write(side, script.clone(), writer, diary.clone())));
+        readers.push(spawn_local(read(script.clone(), reader, diary.clone())));
+    }
     if let Some(tenths) = case.drain {
+        let mailbox = stage.mailbox.clone();
         spawn_local(async move {
             sleep(Duration::from_micros(tenths * 100)).await;
             mailbox.post(Order::End(Reason::Drain.into()));
         });
     }
-    let report = timeout(Duration::from_secs(20), tunnel).await.expect("the tunnel ends").unwrap();
+    let report = stage.report().await;
     for reader in readers {
         timeout(Duration::from_secs(5), reader).await.expect("both sockets end").unwrap();
     }
-    for writer in writers {
-        writer.abort();
-    }
-    assert_eq!(shared.backlog.used(), 0, "every byte of the share is given back");
+    writers.iter().for_each(JoinHandle::abort);
     (report, diaries)
 }
 
@@ -289,18 +308,14 @@ fn judge(case: &Case, report: &Report, diaries: &[Rc<Diary>; 2]) -> Result<(), T
     for to in Side::BOTH {
         let (sender, receiver) = (&diaries[to.other() as usize], &diaries[to as usize]);
         let sent = sender.sent.borrow();
-        let passing = |frame: &&Frame| frame.is_data() || case.forward;
-        let sent: Vec<_> = sent.iter().filter(passing).filter(|frame| frame.is_data()).collect();
+        let sent: Vec<_> = sent.iter().filter(|frame| frame.is_data()).collect();
         let seen = receiver.seen.borrow();
         let seen: Vec<_> = seen.iter().filter(|frame| frame.is_data()).collect();
-        prop_assert!(receiver.closes.get() <= 1);
-        prop_assert_eq!(
-            report.told[to as usize],
-            receiver.closes.get() == 1,
-            "{:?} {:?}",
-            to,
-            report
-        );
+        // One that is gone without a Close does not get what is still on its way to it.
+        let told = u32::from(report.told[to as usize]);
+        let listens = case.scripts[to as usize].leave != Leave::Leaves;
+        let closes = receiver.closes.get();
+        prop_assert!(closes == told || (closes < told && !listens), "to {:?}: {:?}", to, report);
         prop_assert!(seen.len() <= sent.len() + 1, "to {:?}: {} of {}", to, seen.len(), sent.len());
         for (index, (seen, sent)) in seen.iter().zip(&sent).enumerate() {
             prop_assert!(seen == sent, "frame {} to {:?} came as another", index, to);
@@ -311,10 +326,7 @@ fn judge(case: &Case, report: &Report, diaries: &[Rc<Diary>; 2]) -> Result<(), T
             Reason::Drain => to == Side::Upstream,
             other => return Err(TestCaseError::fail(format!("{other:?}"))),
         };
-        // Who leaves without a Close hears no more; nor is one told who has gone.
-        let deaf = case.scripts[to as usize].leave == Leave::Leaves
-            || case.scripts[to.other() as usize].leave == Leave::Leaves;
-        if whole && !deaf {
+        if whole && listens {
             prop_assert_eq!(seen.len(), sent.len(), "to {:?}: {:?}", to, report.ending.reason);
             prop_assert_eq!(receiver.cut.get(), 0);
         }
@@ -381,7 +393,7 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tunnel_delivers_in_order_and_ends_once(case in case()) {
@@ -389,4 +401,40 @@ proptest! {
         let (report, diaries) = runtime.block_on(play(case.clone()));
         judge(&case, &report, &diaries)?;
     }
+}
+
+#[test]
+fn a_turn_that_used_up_its_budget_leaves_its_timer_set() {
+    LocalRuntime::new().unwrap().block_on(async {
+        let moment = Duration::from_millis(200);
+        let plan = Plan { idle: Some(moment), close: moment, ..patient() };
+        let ping = Frame { opcode: OpCode::Control(Control::Ping), last: true, payload: vec![] };
+        let (stage, _peers) =
+            Stage::set(plan, 200_000, [ping.encode(Side::Client).repeat(1000), vec![]]);
+        let ended = timeout(Duration::from_secs(5), stage.report()).await;
+        assert_eq!(ended.expect("its timer is set").ending.reason, Reason::IdleTimeout);
+    });
+}
+
+#[test]
+fn no_frame_stalls_while_its_receiver_is_waited_for() {
+    LocalRuntime::new().unwrap().block_on(async {
+        let stall = Duration::from_millis(60);
+        let plan = Plan { backlog: 1, frame_stall: Some(stall), close: stall, ..patient() };
+        let (stage, [mut client, mut upstream]) = Stage::set(plan, 4096, [vec![], vec![]]);
+        let frame = Frame { opcode: OpCode::Data(Data::Binary), last: true, payload: vec![7; 990] };
+        let frame = frame.encode(Side::Upstream);
+        spawn_local(async move {
+            // Whole frames, so that at first the pause begins between two of them.
+            for _ in 0..20 {
+                upstream.write_all(&frame).await.unwrap();
+            }
+            upstream.write_all(&frame.repeat(30)).await.unwrap();
+        });
+        let mut room = [0; 2000];
+        while client.read(&mut room).await.unwrap() > 0 {
+            sleep(stall).await;
+        }
+        assert_eq!(stage.report().await.ending.reason, Reason::Lost(Side::Upstream));
+    });
 }
