@@ -195,6 +195,23 @@ async fn over_the_connection_limit_idle_ones_go_first() {
 }
 
 #[tokio::test]
+async fn a_tunnel_is_not_asked_to_make_room() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address)
+        .listener("limits.connections = 2")
+        .route("path = \"/ws\"")
+        .start()
+        .await;
+    let mut tunnel = edge.connect().await;
+    let upstream = async { backend.accept().await.upgrade("").await };
+    let (_, _upstream) = tokio::join!(tunnel.upgrade(Upgrade::to("/ws")), upstream);
+    let mut idle = edge.connect().await;
+    assert_eq!(idle.ask(Upgrade::to("/")).await.status(), 404);
+    let mut third = edge.connect().await;
+    assert_eq!(third.ask(Upgrade::to("/")).await.status(), 404, "the idle one made room");
+}
+
+#[tokio::test]
 async fn out_of_descriptors_accepting_pauses_and_goes_on() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address).descriptors(64).start().await;

@@ -1,7 +1,7 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
-//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`
-//! and `names` read what stands behind one key, `validate` knows what keys have to do with each
+//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
+//! `names` and `origins` read what stands behind one key, `validate` knows what keys have to do with each
 //! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
 //! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
 //! passed.
@@ -10,6 +10,7 @@ mod build;
 mod diagnostics;
 mod file;
 mod names;
+mod origins;
 mod quantities;
 mod reader;
 mod schema;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -54,7 +54,7 @@ async fn await_close(stream: &mut TokioIo<Upgraded>) -> io::Result<()> {
         let start = HEADROOM - meter.restore_head(&mut buffer[..HEADROOM]);
         let mut chunk = &buffer[start..HEADROOM + read];
         while !chunk.is_empty() {
-            let scan = meter.scan(chunk, &plan, &tally);
+            let scan = meter.scan(Instant::now(), chunk, &plan, &tally);
             chunk = &chunk[scan.used..];
             if matches!(scan.then, Then::Close(..)) {
                 return Ok(());

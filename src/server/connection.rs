@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -169,8 +169,9 @@ impl Served {
         if self.exchanges.watch.saw_fragment() {
             request.extensions_mut().insert(HasFragment);
         }
-        let exchange = self.exchanges.begin();
+        let mut exchange = self.exchanges.begin();
         let response = call(self.worker.clone(), self.downstream.clone(), request).await;
+        exchange.upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
         self.exchanges.patience.set(patience.unwrap_or(Some(Duration::from_secs(60))));
         Ok(response.map(|body| Tracked { body, _exchange: exchange }))
@@ -280,7 +281,7 @@ impl Exchanges {
     fn begin(self: &Rc<Exchanges>) -> Exchange {
         self.slot.set_busy();
         self.stage.set(Stage::Busy);
-        Exchange(self.clone())
+        Exchange { of: self.clone(), upgrades: false }
     }
 
     /// Takes in what the stream saw since the last look.
@@ -303,15 +304,22 @@ impl Exchanges {
 }
 
 /// A request under way; dropping it, with the body of its answer, ends it.
-struct Exchange(Rc<Exchanges>);
+struct Exchange {
+    of: Rc<Exchanges>,
+    /// Its answer is a 101: the connection is never idle again.
+    upgrades: bool,
+}
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.head_begun.set(false);
-        self.0.watch.take_read();
-        self.0.watch.expect_first_line();
-        self.0.stage.set(Stage::Idle(Instant::now()));
-        self.0.slot.set_idle();
+        if self.upgrades {
+            return;
+        }
+        self.of.head_begun.set(false);
+        self.of.watch.take_read();
+        self.of.watch.expect_first_line();
+        self.of.stage.set(Stage::Idle(Instant::now()));
+        self.of.slot.set_idle();
     }
 }
 

@@ -7,11 +7,11 @@
 //! next chunk), a partial control frame (at most 125), and how much of a payload is to come. So
 //! its verdict never depends on how the bytes were split.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
-use crate::plan::{Plan, Sizes};
+use crate::plan::{Action, Plan, Sizes};
 use crate::rate::Bucket;
 use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
@@ -58,6 +58,8 @@ pub enum Then {
     Control(ControlFrame, Option<[u8; 4]>),
     /// A Close that says this; the frame and its mask, to send it on as it came.
     Close(ClosePayload, ControlFrame, Option<[u8; 4]>),
+    /// The next message has to wait until then; nothing of it was used.
+    Pause(Instant),
     /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes.
     Refuse(Reason),
 }
@@ -76,6 +78,7 @@ pub struct Meter {
     control: Option<Box<PartialControl>>,
     utf8: Option<Box<Utf8>>,
     flood: Bucket,
+    rates: Rates,
     frames: u64,
     bytes: u64,
 }
@@ -93,6 +96,22 @@ struct Message {
     /// Payload bytes of its frames so far, those announced included.
     size: u64,
     text: bool,
+    /// It is one too many, and goes no further.
+    dropped: bool,
+}
+
+/// What the client used up of the rates of its messages and bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+/// What the rates say to the next frame.
+enum Allowed {
+    Pass,
+    Drop,
+    Pause(Instant),
 }
 
 #[derive(Debug)]
@@ -117,6 +136,7 @@ impl Meter {
             control: None,
             utf8: agreement.check_utf8.then(Box::default),
             flood: Bucket::default(),
+            rates: Rates::default(),
             frames: 0,
             bytes: 0,
         }
@@ -149,9 +169,13 @@ impl Meter {
         self.left == 0 || self.under_way == UnderWay::Swallowed
     }
 
-    /// Whether the other side has whole messages of this one.
+    /// Whether the other side has whole messages of this one, to which none is added that began
+    /// behind them.
     pub fn between_messages(&self) -> bool {
-        self.message.is_none() && self.between_frames()
+        match self.under_way {
+            UnderWay::Relayed => self.message.is_none() && self.left == 0,
+            UnderWay::Swallowed => true,
+        }
     }
 
     /// Whether this side has begun a frame of any kind and not finished it.
@@ -177,7 +201,7 @@ impl Meter {
 
     /// Judges the bytes of `chunk` up to the next thing the caller must act on.
     #[inline]
-    pub fn scan(&mut self, chunk: &[u8], plan: &Plan, tally: &Received) -> Scan {
+    pub fn scan(&mut self, now: Instant, chunk: &[u8], plan: &Plan, tally: &Received) -> Scan {
         if self.flow == Flow::Deaf {
             return Scan { relay: 0, used: chunk.len(), then: Then::More };
         }
@@ -190,17 +214,18 @@ impl Meter {
                 }
             }
             if self.left > 0 {
-                match self.pass_payload(&mut cursor, tally) {
+                match self.pass_payload(now, &mut cursor, plan, tally) {
                     Ok(()) => {}
                     Err(reason) => break Then::Refuse(reason),
                 }
             }
-            if cursor.rest().is_empty() {
+            if cursor.rest().is_empty() || cursor.has_swallowed() {
                 break Then::More;
             }
-            match self.begin_frame(&mut cursor, plan, tally) {
+            match self.begin_frame(now, &mut cursor, plan, tally) {
                 Ok(Begun::Whole) => {}
                 Ok(Begun::Held) => break Then::More,
+                Ok(Begun::Paused(until)) => break Then::Pause(until),
                 Err(reason) => break Then::Refuse(reason),
             }
         };
@@ -215,6 +240,7 @@ impl Meter {
     #[inline]
     fn begin_frame(
         &mut self,
+        now: Instant,
         cursor: &mut Cursor<'_>,
         plan: &Plan,
         tally: &Received,
@@ -234,7 +260,16 @@ impl Meter {
                 cursor.at += head.size;
             }
             OpCode::Data(opcode) => {
-                self.begin_data(opcode, &head, plan.sizes(sender))?;
+                let mut message = self.judge_data(opcode, &head, plan.sizes(sender))?;
+                match self.judge_rates(now, &head, plan)? {
+                    Allowed::Pass => {}
+                    Allowed::Pause(until) => return Ok(Begun::Paused(until)),
+                    Allowed::Drop => {
+                        message.dropped = true;
+                        tally.dropped.add(1);
+                    }
+                }
+                self.begin_data(message, &head);
                 cursor.begin_data(head.size, self.under_way);
                 if head.header.is_final {
                     tally.messages.add(1);
@@ -278,32 +313,75 @@ impl Meter {
 
     /// Fragmentation (RFC 6455 §5.4), then sizes: all before any of the frame is relayed.
     #[inline]
-    fn begin_data(&mut self, opcode: Data, head: &Head, sizes: Sizes) -> Result<(), Reason> {
+    fn judge_data(&self, opcode: Data, head: &Head, sizes: Sizes) -> Result<Message, Reason> {
         let sender = self.agreement.sender;
-        let (before, text) = match (opcode, self.message) {
-            (Data::Continue, Some(message)) => (message.size, message.text),
-            (Data::Text, None) => (0, true),
-            (Data::Binary, None) => (0, false),
+        let begun = |text| Message { size: 0, text, dropped: false };
+        let before = match (opcode, self.message) {
+            (Data::Continue, Some(message)) => message,
+            (Data::Text, None) => begun(true),
+            (Data::Binary, None) => begun(false),
             _ => return Err(Reason::ProtocolError(sender)),
         };
-        let size = before.saturating_add(head.length);
+        let size = before.size.saturating_add(head.length);
         if head.length > sizes.max_frame {
             return Err(Reason::FrameTooBig(sender));
         }
         if size > sizes.max_message {
             return Err(Reason::MessageTooBig(sender));
         }
+        Ok(Message { size, ..before })
+    }
+
+    /// Rates judge what the client sends and the upstream gets.
+    #[inline]
+    fn is_metered(&self) -> bool {
+        self.agreement.sender == Side::Client
+            && matches!(self.flow, Flow::Relay | Flow::ToMessage | Flow::ToFrame)
+    }
+
+    /// A message costs one at its first frame, and a fragment under 128 bytes as much, so that
+    /// splitting gains nothing. Bytes were charged as they were read; what they owe is judged here.
+    #[inline]
+    fn judge_rates(&mut self, now: Instant, head: &Head, plan: &Plan) -> Result<Allowed, Reason> {
+        if (plan.messages.is_none() && plan.bytes.is_none()) || !self.is_metered() {
+            return Ok(Allowed::Pass);
+        }
+        if self.message.is_some_and(|message| message.dropped) {
+            return Ok(Allowed::Pass);
+        }
+        if let Some(bytes) = &plan.bytes
+            && let Err(wait) = self.rates.bytes.admits(now, bytes.rate)
+        {
+            return over(bytes.action, now, wait);
+        }
+        let starts = self.message.is_none();
+        if let Some(messages) = &plan.messages
+            && (starts || head.length < SMALL)
+        {
+            match self.rates.messages.admits(now, messages.rate) {
+                // Of a message that passes no fragment can be left out: it is owed.
+                Err(_) if messages.action == Action::Drop && !starts => {}
+                Err(wait) => return over(messages.action, now, wait),
+                Ok(()) => {}
+            }
+            self.rates.messages.charge(now, messages.rate, 1);
+        }
+        Ok(Allowed::Pass)
+    }
+
+    #[inline]
+    fn begin_data(&mut self, message: Message, head: &Head) {
         self.under_way = match self.flow {
+            _ if message.dropped => UnderWay::Swallowed,
             Flow::Relay => UnderWay::Relayed,
-            Flow::ToMessage if self.message.is_some() => UnderWay::Relayed,
+            Flow::ToMessage if self.message.is_some() => self.under_way,
             _ => UnderWay::Swallowed,
         };
         if let Some(utf8) = &mut self.utf8 {
-            utf8.begin_frame(text, head.header.is_final, head.header.mask);
+            utf8.begin_frame(message.text, head.header.is_final, head.header.mask);
         }
-        self.message = (!head.header.is_final).then_some(Message { size, text });
+        self.message = (!head.header.is_final).then_some(message);
         self.left = head.length;
-        Ok(())
     }
 
     /// A last frame without payload ends its text here and now.
@@ -320,7 +398,13 @@ impl Meter {
 
     /// Lets as much of the payload under way pass, or be swallowed, as the chunk has.
     #[inline]
-    fn pass_payload(&mut self, cursor: &mut Cursor<'_>, tally: &Received) -> Result<(), Reason> {
+    fn pass_payload(
+        &mut self,
+        now: Instant,
+        cursor: &mut Cursor<'_>,
+        plan: &Plan,
+        tally: &Received,
+    ) -> Result<(), Reason> {
         let rest = cursor.rest();
         let here = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
         let done = here as u64 == self.left;
@@ -335,6 +419,11 @@ impl Meter {
         self.left -= here as u64;
         self.bytes += here as u64;
         tally.bytes.add(here as u64);
+        if let Some(bytes) = &plan.bytes
+            && self.is_metered()
+        {
+            self.rates.bytes.charge(now, bytes.rate, here as u64);
+        }
         cursor.pass(here, self.under_way);
         Ok(())
     }
@@ -365,15 +454,29 @@ impl Meter {
     }
 }
 
+/// Fragments under this many bytes cost what a message does.
+const SMALL: u64 = 128;
+
+/// What becomes of a frame over its rate.
+fn over(action: Action, now: Instant, wait: Duration) -> Result<Allowed, Reason> {
+    match action {
+        Action::Close => Err(Reason::RateLimited),
+        Action::Throttle => Ok(Allowed::Pause(now + wait)),
+        Action::Drop => Ok(Allowed::Drop),
+    }
+}
+
 enum Begun {
     /// The head is whole and judged.
     Whole,
     /// The chunk ends inside a head.
     Held,
+    /// The head is whole, and its frame has to wait.
+    Paused(Instant),
 }
 
-/// Where a scan stands in its chunk. Relayed bytes are always a prefix: a scan ends behind a
-/// control frame, and behind a swallowed data frame nothing is relayed any more.
+/// Where a scan stands in its chunk. Relayed bytes are always a prefix: a scan ends behind what
+/// is not relayed.
 struct Cursor<'c> {
     chunk: &'c [u8],
     at: usize,
@@ -386,6 +489,12 @@ impl<'c> Cursor<'c> {
     #[inline]
     fn rest(&self) -> &'c [u8] {
         &self.chunk[self.at..]
+    }
+
+    /// Whether bytes were passed over, so that nothing after them can be relayed in this scan.
+    #[inline]
+    fn has_swallowed(&self) -> bool {
+        self.relay < self.at
     }
 
     #[inline]
@@ -470,6 +579,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Allowance;
+    use crate::rate::Rate;
     use crate::ws::{CloseCode, FrameHeader};
 
     /// What came of a stream of bytes.
@@ -495,7 +606,7 @@ mod tests {
             buffer.extend_from_slice(piece);
             let mut chunk = &buffer[..];
             while !chunk.is_empty() {
-                let scan = meter.scan(chunk, plan, &tally);
+                let scan = meter.scan(Instant::now(), chunk, plan, &tally);
                 outcome.relayed.extend_from_slice(&chunk[..scan.relay]);
                 chunk = &chunk[scan.used..];
                 if scan.then != Then::More {
@@ -652,17 +763,123 @@ mod tests {
             [(Flow::ToMessage, first.len() - 3 + second.len()), (Flow::ToFrame, first.len() - 3)]
         {
             let mut meter = meter(Side::Client);
-            meter.scan(&first[..3], &plan, &tally);
+            meter.scan(Instant::now(), &first[..3], &plan, &tally);
             let mut chunk = vec![0; HEADROOM];
             let held = meter.restore_head(&mut chunk);
             chunk.drain(..HEADROOM - held);
             chunk.extend_from_slice(&first[3..8]);
-            meter.scan(&chunk, &plan, &tally);
+            meter.scan(Instant::now(), &chunk, &plan, &tally);
             meter.restrict(flow);
-            let scan = meter.scan(&wire[5..], &plan, &tally);
-            assert_eq!((scan.relay, scan.used), (relayed - 5, wire.len() - 5), "{flow:?}");
+            let (mut rest, mut passed) = (&wire[5..], 0);
+            while !rest.is_empty() {
+                let scan = meter.scan(Instant::now(), rest, &plan, &tally);
+                passed += scan.relay;
+                rest = &rest[scan.used..];
+            }
+            assert_eq!(passed, relayed - 5, "{flow:?}");
             assert!(meter.between_frames());
         }
+    }
+
+    #[test]
+    fn behind_the_last_message_not_even_the_end_of_another_passes() {
+        let (plan, tally) = (Plan::default(), Received::default());
+        let last = frame(TEXT, true, b"last");
+        let next =
+            [frame(TEXT, false, b"one"), frame(MORE, false, b"two"), frame(MORE, true, b"3")];
+        for cut in 0..=next.concat().len() {
+            let mut meter = meter(Side::Client);
+            meter.scan(Instant::now(), &last[..8], &plan, &tally);
+            meter.restrict(Flow::ToMessage);
+            assert!(!meter.between_messages());
+            let wire = [&last[8..], &next.concat()].concat();
+            let (first, second) = wire.split_at(last.len() - 8 + cut);
+            assert_eq!(
+                meter.scan(Instant::now(), first, &plan, &tally).relay,
+                last.len() - 8,
+                "{cut}"
+            );
+            assert!(meter.between_messages(), "{cut}");
+            let mut chunk = vec![0; HEADROOM];
+            let held = meter.restore_head(&mut chunk);
+            chunk.drain(..HEADROOM - held);
+            chunk.extend_from_slice(second);
+            assert_eq!(meter.scan(Instant::now(), &chunk, &plan, &tally).relay, 0, "{cut}");
+            assert!(meter.between_messages(), "{cut}");
+        }
+    }
+
+    fn limited(action: Action, burst: u64) -> Plan {
+        let rate = Rate { count: 1, period: Duration::from_secs(1), burst };
+        Plan { messages: Some(Allowance { rate, action }), ..Plan::default() }
+    }
+
+    #[test]
+    fn the_first_message_over_its_rate_is_refused_and_control_frames_cost_nothing() {
+        let good = [frame(TEXT, true, b"one"), frame(PING, true, b""), frame(TEXT, true, b"two")];
+        let wire = [good.concat(), frame(TEXT, true, b"three")].concat();
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &wire, &[]);
+        assert_eq!(outcome.relayed, [&good[0][..], &good[2]].concat());
+        assert_eq!(outcome.events.last(), Some(&Then::Refuse(Reason::RateLimited)));
+    }
+
+    #[test]
+    fn a_small_fragment_costs_what_a_message_does() {
+        let small = [frame(TEXT, false, b"a"), frame(MORE, false, b"b"), frame(MORE, true, b"c")];
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &small.concat(), &[]);
+        assert_eq!(outcome.events, [Then::Refuse(Reason::RateLimited)]);
+        let large =
+            [frame(TEXT, false, b"a"), frame(MORE, false, &[0; 128]), frame(MORE, true, &[0; 128])];
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &large.concat(), &[]);
+        assert_eq!(outcome.relayed, large.concat());
+    }
+
+    #[test]
+    fn a_message_too_many_is_dropped_whole_and_the_others_pass_whole() {
+        let (plan, tally) = (limited(Action::Drop, 1), Received::default());
+        let start = Instant::now();
+        let mut meter = meter(Side::Client);
+        let first = frame(TEXT, true, b"first");
+        let dropped = [frame(TEXT, false, b"sec"), frame(MORE, true, &[0; 300])].concat();
+        let wire = [first.clone(), dropped].concat();
+        let scan = meter.scan(start, &wire, &plan, &tally);
+        assert_eq!(scan.relay, first.len());
+        let mut rest = &wire[scan.used..];
+        while !rest.is_empty() {
+            let scan = meter.scan(start, rest, &plan, &tally);
+            assert_eq!(scan.relay, 0);
+            rest = &rest[scan.used..];
+        }
+        assert!(meter.between_messages());
+        let third = frame(TEXT, true, b"third");
+        let scan = meter.scan(start + Duration::from_secs(1), &third, &plan, &tally);
+        assert_eq!((scan.relay, tally.dropped.value()), (third.len(), 1));
+    }
+
+    #[test]
+    fn a_throttled_message_waits_for_its_time_and_nothing_of_it_is_used() {
+        let (plan, tally) = (limited(Action::Throttle, 1), Received::default());
+        let start = Instant::now();
+        let mut meter = meter(Side::Client);
+        let one = frame(TEXT, true, b"one");
+        let wire = one.repeat(2);
+        let scan = meter.scan(start, &wire, &plan, &tally);
+        let until = start + Duration::from_secs(1);
+        assert_eq!(scan, Scan { relay: one.len(), used: one.len(), then: Then::Pause(until) });
+        let scan = meter.scan(until, &wire[one.len()..], &plan, &tally);
+        assert_eq!(scan, Scan { relay: one.len(), used: one.len(), then: Then::More });
+    }
+
+    #[test]
+    fn bytes_over_the_burst_are_owed_by_the_next_message() {
+        let rate = Rate { count: 100, period: Duration::from_secs(1), burst: 200 };
+        let action = Action::Throttle;
+        let plan = Plan { bytes: Some(Allowance { rate, action }), ..Plan::default() };
+        let (start, tally, mut meter) = (Instant::now(), Received::default(), meter(Side::Client));
+        let large = frame(BINARY, true, &[0; 500]);
+        assert_eq!(meter.scan(start, &large, &plan, &tally).relay, large.len());
+        let then = meter.scan(start, &frame(BINARY, true, b"x"), &plan, &tally).then;
+        assert_eq!(then, Then::Pause(start + Duration::from_millis(3010)));
     }
 
     fn data_or_control() -> impl Strategy<Value = Vec<u8>> {

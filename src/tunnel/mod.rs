@@ -14,6 +14,8 @@ mod heartbeat;
 pub mod meter;
 mod outlet;
 mod pump;
+#[cfg(test)]
+mod simulation;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -219,6 +221,7 @@ impl Tunnel {
                 Due::Farewell(side) => {
                     self.decide(now, |closing, scene| closing.expired(side, scene));
                 }
+                Due::Resume(side) => self.ends[side as usize].throttled = false,
                 Due::Idle => self.begin(Reason::IdleTimeout.into(), now),
                 Due::MaxAge => self.begin(Reason::MaxAge.into(), now),
             }
@@ -372,7 +375,8 @@ impl Tunnel {
     #[inline]
     fn is_paused(&self, side: Side) -> bool {
         let receiver = &self.ends[side.other() as usize].out;
-        !receiver.has_room(self.plan.backlog) && self.closing.ending().is_none()
+        let waits = self.ends[side as usize].throttled || !receiver.has_room(self.plan.backlog);
+        waits && self.closing.ending().is_none()
     }
 
     fn set_paused(&mut self, side: Side, paused: bool, now: Instant) {
@@ -499,6 +503,7 @@ fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
         finished: false,
         pong: None,
         heartbeat: Heartbeat::default(),
+        throttled: false,
         paused: false,
         discarded: 0,
     }

@@ -33,6 +33,8 @@ pub(super) struct End {
     /// The answer to its latest ping, until a boundary comes.
     pub(super) pong: Option<Box<ControlFrame>>,
     pub(super) heartbeat: Heartbeat,
+    /// It is not read until its rate allows it.
+    pub(super) throttled: bool,
     /// It is not read, since the other side does not keep up.
     pub(super) paused: bool,
     /// Bytes thrown away since its direction was stopped.
@@ -85,10 +87,11 @@ impl Pump<'_> {
         None
     }
 
-    /// Whether reading must wait for the receiver; what is discarded waits for nobody.
+    /// Whether reading must wait, for the receiver or for a rate; what is discarded waits for
+    /// nobody.
     #[inline]
     pub(super) fn must_wait(&self) -> bool {
-        !self.to.out.has_room(self.plan.backlog)
+        (self.from.throttled || !self.to.out.has_room(self.plan.backlog))
             && !matches!(self.from.meter.flow(), Flow::Stopped | Flow::Deaf)
     }
 
@@ -118,7 +121,8 @@ impl Pump<'_> {
         let mut at = start;
         let mut event = None;
         while at < end && event.is_none() {
-            let scan = self.from.meter.scan(&self.scratch.plain[at..end], self.plan, self.tally);
+            let scan =
+                self.from.meter.scan(self.now, &self.scratch.plain[at..end], self.plan, self.tally);
             if passing.end != at {
                 self.scratch.plain.copy_within(at..at + scan.relay, passing.end);
             }
@@ -135,11 +139,25 @@ impl Pump<'_> {
                 }
                 Then::Close(payload, frame, mask) => Some(Event::Close(payload, frame, mask)),
                 Then::Refuse(reason) => Some(Event::Refused(reason)),
+                Then::Pause(until) => {
+                    self.pause(at..end, until);
+                    break;
+                }
             };
         }
         self.send_on(passing, cx);
         self.watch_frame();
         event
+    }
+
+    /// Puts back what has to wait for its rate.
+    fn pause(&mut self, waiting: std::ops::Range<usize>, until: Instant) {
+        let mut early = self.scratch.plain[waiting].to_vec();
+        early.extend_from_slice(&self.from.early);
+        self.from.early = early.into();
+        self.from.throttled = true;
+        let wait = until.saturating_duration_since(self.now);
+        self.deadlines.set(Due::Resume(self.from.side), self.now, Some(wait));
     }
 
     /// Any byte is life (and may have made TLS say something for itself).
