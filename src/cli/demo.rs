@@ -137,8 +137,8 @@ fn bind(config: &mut Config) -> anyhow::Result<Server> {
     loop {
         let taken = match Server::bind(config, Some(PAGE)) {
             Ok(server) => return Ok(server),
-            Err(BindError::Listen { address, source })
-                if source.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
+            Err(BindError::Listen { address, error })
+                if error.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
             {
                 address
             }
