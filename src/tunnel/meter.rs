@@ -57,7 +57,8 @@ pub enum Then {
     Control(ControlFrame, Option<[u8; 4]>),
     /// A Close that says this; the frame and its mask, to send it on as it came.
     Close(ClosePayload, ControlFrame, Option<[u8; 4]>),
-    /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes.
+    /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes. Where it
+    /// was a limit, what stands behind `used` is still understood.
     Refuse(Reason),
 }
 
@@ -173,9 +174,16 @@ impl Meter {
         held
     }
 
-    /// Counts a ping or pong against the plan; `false` is one too many.
+    /// Counts a ping or pong against the plan; `false` is one too many, which ends this direction.
     pub fn admits_control(&mut self, now: Instant, plan: &Plan) -> bool {
-        self.agreement.sender == Side::Upstream || self.flood.take(now, plan.control_frames)
+        if self.agreement.sender == Side::Upstream || !self.is_relaying() {
+            return true;
+        }
+        let admitted = self.flood.take(now, plan.control_frames);
+        if !admitted {
+            self.restrict(Flow::ToFrame);
+        }
+        admitted
     }
 
     /// Judges the bytes of `chunk` up to the next thing the caller must act on.
@@ -207,7 +215,9 @@ impl Meter {
                 Err(reason) => break Then::Refuse(reason),
             }
         };
-        if matches!(then, Then::Refuse(_)) {
+        if let Then::Refuse(reason) = then
+            && !is_of_size(reason)
+        {
             self.flow = Flow::Deaf;
             return Scan { relay: cursor.relay, used: chunk.len(), then };
         }
@@ -237,8 +247,10 @@ impl Meter {
                 cursor.at += head.size;
             }
             OpCode::Data(opcode) => {
-                self.begin_data(opcode, &head, plan.sizes(sender))?;
+                let before = self.before(opcode)?;
+                let judged = self.begin_data(before, &head, plan.sizes(sender));
                 cursor.begin_data(head.size, self.under_way);
+                judged?;
                 if head.header.is_final {
                     tally.messages.add(1);
                     self.end_if_empty()?;
@@ -279,22 +291,26 @@ impl Meter {
         Ok(())
     }
 
-    /// Fragmentation (RFC 6455 §5.4), then sizes: all before any of the frame is relayed.
+    /// The message that a data frame belongs to, before it (RFC 6455 §5.4).
     #[inline]
-    fn begin_data(&mut self, opcode: Data, head: &Head, sizes: Sizes) -> Result<(), Reason> {
-        let sender = self.agreement.sender;
-        let (before, text) = match (opcode, self.message) {
-            (Data::Continue, Some(message)) => (message.size, message.text),
-            (Data::Text, None) => (0, true),
-            (Data::Binary, None) => (0, false),
-            _ => return Err(Reason::ProtocolError(sender)),
-        };
-        let size = before.saturating_add(head.length);
-        if head.length > sizes.max_frame {
-            return Err(Reason::FrameTooBig(sender));
+    fn before(&self, opcode: Data) -> Result<Message, Reason> {
+        match (opcode, self.message) {
+            (Data::Continue, Some(message)) => Ok(message),
+            (Data::Text, None) => Ok(Message { size: 0, text: true }),
+            (Data::Binary, None) => Ok(Message { size: 0, text: false }),
+            _ => Err(Reason::ProtocolError(self.agreement.sender)),
         }
-        if size > sizes.max_message {
-            return Err(Reason::MessageTooBig(sender));
+    }
+
+    /// Judges sizes before any of the frame is relayed. One that is too big is swallowed and the
+    /// last of its direction; what follows it is understood, so that its sender's Close is heard.
+    #[inline]
+    fn begin_data(&mut self, before: Message, head: &Head, sizes: Sizes) -> Result<(), Reason> {
+        let Message { size, text } = before;
+        let size = size.saturating_add(head.length);
+        let judged = self.judge_size(head.length, size, sizes);
+        if judged.is_err() {
+            self.restrict(Flow::Stopped);
         }
         self.under_way = match self.flow {
             Flow::Relay => UnderWay::Relayed,
@@ -306,7 +322,28 @@ impl Meter {
         }
         self.message = (!head.header.is_final).then_some(Message { size, text });
         self.left = head.length;
+        judged
+    }
+
+    /// Asked only of what would be relayed.
+    #[inline]
+    fn judge_size(&self, frame: u64, message: u64, sizes: Sizes) -> Result<(), Reason> {
+        let sender = self.agreement.sender;
+        if !self.is_relaying() {
+            return Ok(());
+        }
+        if frame > sizes.max_frame {
+            return Err(Reason::FrameTooBig(sender));
+        }
+        if message > sizes.max_message {
+            return Err(Reason::MessageTooBig(sender));
+        }
         Ok(())
+    }
+
+    #[inline]
+    fn is_relaying(&self) -> bool {
+        matches!(self.flow, Flow::Relay | Flow::ToMessage)
     }
 
     /// A last frame without payload ends its text here and now.
@@ -366,6 +403,11 @@ impl Meter {
             }
         })
     }
+}
+
+/// Whether what breaks this limit is still understood.
+fn is_of_size(reason: Reason) -> bool {
+    matches!(reason, Reason::FrameTooBig(_) | Reason::MessageTooBig(_))
 }
 
 enum Begun {

@@ -139,7 +139,17 @@ impl Pump<'_> {
         }
         self.send_on(passing, cx);
         self.watch_frame();
+        if at < end {
+            // Whoever broke a limit is understood on, for its Close.
+            self.put_back(at..end);
+        }
         event
+    }
+
+    /// Has what an event left unread read again.
+    fn put_back(&mut self, rest: std::ops::Range<usize>) {
+        let rest = [&self.scratch.plain[rest], &self.from.early].concat();
+        self.from.early = rest.into();
     }
 
     /// Any byte is life (and may have made TLS say something for itself).
