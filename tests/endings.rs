@@ -737,6 +737,37 @@ async fn bytes_left_unread_do_not_destroy_a_close() {
 }
 
 #[tokio::test]
+async fn who_broke_a_limit_is_let_go_when_it_has_closed() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address)
+        .close("15s")
+        .route("limits = { max_frame_size = \"1KiB\", control_frames = \"1/s\" }")
+        .start()
+        .await;
+    let too_big = Frame::binary(vec![0; 5000]).masked(true).encode();
+    let pings = Frame::new(PING, "?").masked(true).encode().repeat(100);
+    for (offence, code, rest) in [(too_big, 1009, 4096), (pings, 1008, 300)] {
+        let (mut client, mut upstream) = open(&edge, &backend).await;
+        let started = Instant::now();
+        // In two parts, so that the edge answers in the middle of it.
+        let (first, second) = offence.split_at(offence.len() - rest);
+        client.send(first).await;
+        client.send(second).await;
+        let close = loop {
+            let frame = client.frame().await;
+            if frame.opcode == CLOSE {
+                break frame;
+            }
+        };
+        assert_eq!(close.closing().code, Some(code));
+        client.writer.answer(close).await;
+        assert_eq!(client.end().await, End::CloseNotify);
+        assert_eq!(upstream.closes(1001).await, End::Fin);
+        assert!(started.elapsed() < Duration::from_secs(5), "{code}: {:?}", started.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_never_stops_talking_is_not_listened_to_for_ever() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address).close("15s").start().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tracing::warn;
 
 use super::occupancy::{Occupancy, Occupant};
@@ -114,7 +115,7 @@ pub async fn accept(
         tokio::select! {
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
-            () = loop_.one_turn(&socket, &serve) => {}
+            () = loop_.one_turn(&socket, &serve) => yield_now().await,
         }
     }
     while loop_.accept_one(socket.get_ref(), &serve).is_ok() {}

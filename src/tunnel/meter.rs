@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
-use crate::plan::{Action, Plan, Sizes};
+use crate::plan::{Action, Plan};
 use crate::rate::Bucket;
 use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
@@ -60,7 +60,8 @@ pub enum Then {
     Close(ClosePayload, ControlFrame, Option<[u8; 4]>),
     /// The next message has to wait until then; nothing of it was used.
     Pause(Instant),
-    /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes.
+    /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes. Where it
+    /// was a limit, what stands behind `used` is still understood.
     Refuse(Reason),
 }
 
@@ -107,7 +108,8 @@ struct Rates {
     bytes: Bucket,
 }
 
-/// What the rates say to the next frame.
+/// What the limits say to the next frame.
+#[derive(Clone, Copy, Debug)]
 enum Allowed {
     Pass,
     Drop,
@@ -229,7 +231,9 @@ impl Meter {
                 Err(reason) => break Then::Refuse(reason),
             }
         };
-        if matches!(then, Then::Refuse(_)) {
+        if let Then::Refuse(reason) = then
+            && !is_of_limit(reason)
+        {
             self.flow = Flow::Deaf;
             return Scan { relay: cursor.relay, used: chunk.len(), then };
         }
@@ -260,17 +264,22 @@ impl Meter {
                 cursor.at += head.size;
             }
             OpCode::Data(opcode) => {
-                let mut message = self.judge_data(opcode, &head, plan.sizes(sender))?;
-                match self.judge_rates(now, &head, plan)? {
-                    Allowed::Pass => {}
-                    Allowed::Pause(until) => return Ok(Begun::Paused(until)),
-                    Allowed::Drop => {
+                let before = self.before(opcode)?;
+                let size = before.size.saturating_add(head.length);
+                let mut message = Message { size, ..before };
+                let judged = self.judge_limits(now, &head, size, plan);
+                match judged {
+                    Ok(Allowed::Pass) => {}
+                    Ok(Allowed::Pause(until)) => return Ok(Begun::Paused(until)),
+                    Ok(Allowed::Drop) => {
                         message.dropped = true;
                         tally.dropped.add(1);
                     }
+                    Err(_) => self.restrict(Flow::Stopped),
                 }
                 self.begin_data(message, &head);
                 cursor.begin_data(head.size, self.under_way);
+                judged?;
                 if head.header.is_final {
                     tally.messages.add(1);
                     self.end_if_empty()?;
@@ -311,32 +320,52 @@ impl Meter {
         Ok(())
     }
 
-    /// Fragmentation (RFC 6455 §5.4), then sizes: all before any of the frame is relayed.
+    /// The message that a data frame belongs to, before it (RFC 6455 §5.4).
     #[inline]
-    fn judge_data(&self, opcode: Data, head: &Head, sizes: Sizes) -> Result<Message, Reason> {
-        let sender = self.agreement.sender;
+    fn before(&self, opcode: Data) -> Result<Message, Reason> {
         let begun = |text| Message { size: 0, text, dropped: false };
-        let before = match (opcode, self.message) {
-            (Data::Continue, Some(message)) => message,
-            (Data::Text, None) => begun(true),
-            (Data::Binary, None) => begun(false),
-            _ => return Err(Reason::ProtocolError(sender)),
-        };
-        let size = before.size.saturating_add(head.length);
+        match (opcode, self.message) {
+            (Data::Continue, Some(message)) => Ok(message),
+            (Data::Text, None) => Ok(begun(true)),
+            (Data::Binary, None) => Ok(begun(false)),
+            _ => Err(Reason::ProtocolError(self.agreement.sender)),
+        }
+    }
+
+    /// Asks sizes and rates of what would be relayed, before any of it is. A frame that is over
+    /// a limit is swallowed and the last of its direction; what follows is understood, so that
+    /// its sender's Close is heard.
+    #[inline]
+    fn judge_limits(
+        &mut self,
+        now: Instant,
+        head: &Head,
+        message: u64,
+        plan: &Plan,
+    ) -> Result<Allowed, Reason> {
+        let sender = self.agreement.sender;
+        let sizes = plan.sizes(sender);
+        if !self.is_relaying() {
+            return Ok(Allowed::Pass);
+        }
         if head.length > sizes.max_frame {
             return Err(Reason::FrameTooBig(sender));
         }
-        if size > sizes.max_message {
+        if message > sizes.max_message {
             return Err(Reason::MessageTooBig(sender));
         }
-        Ok(Message { size, ..before })
+        self.judge_rates(now, head, plan)
+    }
+
+    #[inline]
+    fn is_relaying(&self) -> bool {
+        matches!(self.flow, Flow::Relay | Flow::ToMessage)
     }
 
     /// Rates judge what the client sends and the upstream gets.
     #[inline]
     fn is_metered(&self) -> bool {
-        self.agreement.sender == Side::Client
-            && matches!(self.flow, Flow::Relay | Flow::ToMessage | Flow::ToFrame)
+        self.agreement.sender == Side::Client && self.is_relaying()
     }
 
     /// A message costs one at its first frame, and a fragment under 128 bytes as much, so that
@@ -452,6 +481,11 @@ impl Meter {
             }
         })
     }
+}
+
+/// Whether who breaks this limit is still understood.
+fn is_of_limit(reason: Reason) -> bool {
+    matches!(reason, Reason::FrameTooBig(_) | Reason::MessageTooBig(_) | Reason::RateLimited)
 }
 
 /// Fragments under this many bytes cost what a message does.
@@ -579,7 +613,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::Allowance;
+    use crate::plan::{Allowance, Sizes};
     use crate::rate::Rate;
     use crate::ws::{CloseCode, FrameHeader};
 

@@ -140,21 +140,27 @@ impl Pump<'_> {
                 Then::Close(payload, frame, mask) => Some(Event::Close(payload, frame, mask)),
                 Then::Refuse(reason) => Some(Event::Refused(reason)),
                 Then::Pause(until) => {
-                    self.pause(at..end, until);
+                    self.pause(until);
                     break;
                 }
             };
         }
         self.send_on(passing, cx);
         self.watch_frame();
+        if at < end {
+            self.put_back(at..end);
+        }
         event
     }
 
-    /// Puts back what has to wait for its rate.
-    fn pause(&mut self, waiting: std::ops::Range<usize>, until: Instant) {
-        let mut early = self.scratch.plain[waiting].to_vec();
-        early.extend_from_slice(&self.from.early);
-        self.from.early = early.into();
+    /// Has what is left unread, for its rate or behind an event, read again.
+    fn put_back(&mut self, rest: std::ops::Range<usize>) {
+        let rest = [&self.scratch.plain[rest], &self.from.early].concat();
+        self.from.early = rest.into();
+    }
+
+    /// Reads no more of the sender until its rate allows it.
+    fn pause(&mut self, until: Instant) {
         self.from.throttled = true;
         let wait = until.saturating_duration_since(self.now);
         self.deadlines.set(Due::Resume(self.from.side), self.now, Some(wait));
