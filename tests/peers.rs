@@ -106,7 +106,10 @@ impl Drop for Killed {
 impl Library {
     fn is_installed(self) -> bool {
         match self {
-            Library::Node => folder().join("node_modules/ws").is_dir(),
+            Library::Node => {
+                let node = Command::new("node").arg("--version").output();
+                node.is_ok() && folder().join("node_modules/ws").is_dir()
+            }
             Library::Python => {
                 let imported = self.command("-c").arg("import websockets.asyncio.client").output();
                 imported.is_ok_and(|output| output.status.success())
