@@ -3,6 +3,7 @@
 //! `cargo bench --bench frames`; `-- --quick` is a short run.
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use wsgate::ending::Side;
@@ -58,8 +59,9 @@ fn meter(criterion: &mut Criterion) {
                         BenchmarkId::new(what, payload),
                         &wire,
                         |bench, wire| {
+                            let now = Instant::now();
                             let (mut meter, tally) = (Meter::new(agreement), Received::default());
-                            bench.iter(|| meter.scan(black_box(wire), &plan, &tally));
+                            bench.iter(|| meter.scan(now, black_box(wire), &plan, &tally));
                         },
                     );
                 };

@@ -5,7 +5,7 @@
 //! # One connection, in a straight line
 //!
 //! A [`server`] accepts it, does TLS and has hyper read a request. [`proxy::call`] finds the
-//! route in the [`snapshot`], reads the upgrade, takes a seat in the worker's registry
+//! route in the [`snapshot`], reads the upgrade, asks the route's [`policy`], takes a seat in the worker's registry
 //! ([`control`]), and has [`upstream`] dial an endpoint and shake hands with it. Every failure up
 //! to here is an HTTP status ([`proxy::rejection`]). Then comes the commit: the drain flag is read
 //! again, the 101 is answered, and with nothing awaited in between the [`tunnel`] begins, a task
@@ -25,6 +25,7 @@
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
 //! | [`upstream`] | clusters, endpoints, dialling, the edge's own handshake |
+//! | [`policy`] | who may come in: networks, origins, rates, caps → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |
 //! | [`net`] | legs, the worker's scratch, sockets; the one file that names the TLS library |
@@ -33,6 +34,7 @@
 //! | [`metrics`] | counters with one writer each |
 //! | [`ending`] | reasons, blame, and the one map to close codes |
 //! | [`plan`] | what a live tunnel may be told anew |
+//! | [`rate`] | rates, and the bucket that holds one |
 //! | [`ws`] | RFC 6455 and 7692: heads, control frames, handshake fields, extensions |
 //!
 //! # Threads
@@ -60,7 +62,9 @@ pub mod ending;
 pub mod metrics;
 pub mod net;
 pub mod plan;
+pub mod policy;
 pub mod proxy;
+pub mod rate;
 pub mod route;
 pub mod server;
 pub mod snapshot;

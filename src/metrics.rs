@@ -59,6 +59,8 @@ pub struct Received {
     pub messages: Count,
     /// Payload of data frames.
     pub bytes: Count,
+    /// Messages over their rate that went no further.
+    pub dropped: Count,
 }
 
 impl Received {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::ending::Side;
+pub use crate::rate::Rate;
 
 /// Limits, heartbeat and timeouts of one route. `None` is `"off"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Plan {
     pub upstream: Sizes,
     /// Pings and pongs of the client, answers to the edge's own pings aside.
     pub control_frames: Rate,
+    /// Messages of the client.
+    pub messages: Option<Allowance>,
+    /// Payload bytes of the client's messages.
+    pub bytes: Option<Allowance>,
     /// A frame begun must go on: the longest pause within one.
     pub frame_stall: Option<Duration>,
     /// Wire bytes that may wait for one side before the other is no longer read.
@@ -43,13 +48,21 @@ impl Sizes {
     pub const UNLIMITED: Sizes = Sizes { max_frame: u64::MAX, max_message: u64::MAX };
 }
 
-/// So many in a period, with so many at once.
+/// A rate of what a client sends, and what becomes of what goes over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// The time one of them costs: period / count.
-    pub interval: Duration,
-    /// How many may come at once after a silence; at least 1.
-    pub burst: u32,
+pub struct Allowance {
+    pub rate: Rate,
+    pub action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The connection ends with 1008.
+    Close,
+    /// The client is not read until its rate allows it.
+    Throttle,
+    /// The message goes no further. Never for bytes.
+    Drop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +106,9 @@ impl Default for Plan {
         Plan {
             client: Sizes { max_frame: 1 << 20, max_message: 4 << 20 },
             upstream: Sizes::UNLIMITED,
-            control_frames: Rate { interval: Duration::from_millis(100), burst: 100 },
+            control_frames: Rate { count: 10, period: seconds(1), burst: 100 },
+            messages: None,
+            bytes: None,
             frame_stall: Some(seconds(30)),
             backlog: 256 << 10,
             slow_consumer: Some(seconds(60)),

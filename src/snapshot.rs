@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::{self, Compression, Config, HeaderEdits, Rewrite, Utf8};
+use crate::config::{self, Compression, Config, HeaderEdits, Reject, Rewrite, Utf8};
 use crate::plan::Plan;
+use crate::policy::Policy;
 use crate::route::{Place, Table};
 use crate::upstream::Cluster;
 
@@ -21,6 +22,9 @@ pub struct Snapshot {
 pub struct Route {
     pub name: Arc<str>,
     pub cluster: Arc<Cluster>,
+    pub policy: Policy,
+    /// A refusal is told by a Close, for browsers, which cannot see a status.
+    pub rejects_by_close: bool,
     pub rewrite: Rewrite,
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
@@ -55,6 +59,8 @@ impl Route {
         Route {
             name: route.name.clone(),
             cluster,
+            policy: Policy::new(&route.admittance),
+            rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
             subprotocols: route.subprotocols.clone(),
             compression: route.compression,

@@ -825,6 +825,7 @@ async fn a_client_certificate_may_be_required_or_requested() {
         let edge = Config::new(&backend.address)
             .tls(&ca)
             .tls(&format!("client_auth = {auth:?}"))
+            .route("origin = \"any\"")
             .start()
             .await;
         let known = authority().client_with_certificate("someone");
@@ -838,7 +839,7 @@ async fn a_client_certificate_may_be_required_or_requested() {
 async fn a_certificate_of_another_authority_is_refused_even_where_none_is_required() {
     let ca = format!("client_ca = {:?}\nclient_auth = \"request\"", authority().file("ca.pem"));
     let backend = Backend::tcp().await;
-    let edge = Config::new(&backend.address).tls(&ca).start().await;
+    let edge = Config::new(&backend.address).tls(&ca).route("origin = \"any\"").start().await;
     let stranger = authority().client_with_foreign_certificate("someone");
     assert!(!enters(&edge, &backend, stranger).await);
 }

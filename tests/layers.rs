@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 
 /// The top-level modules, from the bottom up.
 const ROWS: &[&[&str]] = &[
-    &["ws"],
+    &["ws", "rate"],
     &["ending"],
     &["plan"],
     &["metrics"],
@@ -34,6 +34,7 @@ const ROWS: &[&[&str]] = &[
 const PURE: &[&str] = &[
     "ws",
     "ending",
+    "rate",
     "plan",
     "route",
     "config",

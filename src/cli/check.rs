@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{Config, LoadError, Loaded, Paint, Report};
+use crate::config::{Config, Diagnostic, LoadError, Loaded, Paint, Report};
+use crate::net::tls::{self, TlsFault};
 
 /// What a check found; its exit code is 0, 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,9 @@ pub fn check(
     };
     let warnings = &loaded.warnings;
     let mut files = loaded.check_files();
+    if files.is_empty() {
+        files.diagnostics = unfit_certificates(&loaded);
+    }
     if !files.is_empty() {
         files.diagnostics.extend(warnings.diagnostics.iter().cloned());
         let report = Report::new(&files.origin, &files.text, files.diagnostics);
@@ -50,6 +54,21 @@ pub fn check(
     err.write_all(warnings.render(paint).as_bytes())?;
     writeln!(out, "{}: good: {}", path.display(), summary(&loaded))?;
     Ok(Verdict::Good)
+}
+
+/// A fault for each file that can be read and that TLS has no use for.
+fn unfit_certificates(loaded: &Loaded) -> Vec<Diagnostic> {
+    // What a pipe says can be read but once, and not by a check.
+    if !loaded.files.iter().all(|file| file.path.is_file()) {
+        return Vec::new();
+    }
+    let faults = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let diagnostic = |fault: TlsFault| {
+        let named = loaded.files.iter().find(|file| file.path == fault.path());
+        let span = named.map_or(0..0, |file| file.span.clone());
+        Diagnostic::fault(span, fault.to_string()).label("this file")
+    };
+    faults.flat_map(tls::faults).map(diagnostic).collect()
 }
 
 fn refuse(path: &Path, report: &Report, paint: Paint, err: &mut dyn Write) -> io::Result<Verdict> {

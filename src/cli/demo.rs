@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::{Message, Result};
 
-use super::{logging, run};
+use super::{logging, print, run};
 use crate::config::{Config, Log, LogFormat};
 use crate::server::{BindError, Server};
 
@@ -27,8 +27,7 @@ pub fn make_certificate() -> anyhow::Result<()> {
     let folder = Path::new("certs");
     std::fs::create_dir_all(folder).context("cannot make the folder certs")?;
     let (certificate, key) = certificate(folder)?;
-    println!("{}\n{}", certificate.display(), key.display());
-    Ok(())
+    print(format!("{}\n{}\n", certificate.display(), key.display()))
 }
 
 /// Runs the demo until Ctrl-C.
@@ -39,7 +38,7 @@ pub fn demo() -> anyhow::Result<()> {
     let mut config = parse(&text)?;
     logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
     let server = bind(&mut config)?;
-    introduce(&server.addresses(), &certificate, echoes);
+    print(introduction(&server.addresses(), &certificate, echoes))?;
     run::serve(server)
 }
 
@@ -58,11 +57,15 @@ fn certificate_folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// A certificate for localhost that signs itself, and its key; made where they are missing.
+/// A certificate for localhost that signs itself, and its key; made where both are missing, so
+/// that nobody's own key is written over.
 fn certificate(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
-    if certificate.exists() && key.exists() {
-        return Ok((certificate, key));
+    match (certificate.exists(), key.exists()) {
+        (true, true) => return Ok((certificate, key)),
+        (false, false) => {}
+        (true, false) => return Err(alone(&certificate, &key)),
+        (false, true) => return Err(alone(&key, &certificate)),
     }
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     let made = rcgen::generate_simple_self_signed(names).context("cannot make a certificate")?;
@@ -71,9 +74,17 @@ fn certificate(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
+fn alone(present: &Path, missing: &Path) -> anyhow::Error {
+    let (present, missing) = (present.display(), missing.display());
+    anyhow::anyhow!(
+        "{present} is there, but not {missing}; move it away, or put the other beside it"
+    )
+}
+
+/// Writes a new file.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(mode).open(path);
+    let file = options.write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
 }
@@ -83,6 +94,8 @@ fn configuration(certificate: &Path, key: &Path, echoes: [SocketAddr; 2]) -> Str
     let [one, two] = echoes;
     format!(
         r#"
+[server]
+drain = {{ window = "2s" }}
 [[listener]]
 listen = "127.0.0.1:8443"
 tls = {{ certificates = [{{ chain = {}, key = {} }}] }}
@@ -99,11 +112,13 @@ name = "one"
 path = "/ws"
 upstream = "one"
 heartbeat = {{ interval = "5s" }}
+limits = {{ max_message_size = "1MiB" }}
 [[route]]
 name = "two"
 path = "/ws/two"
 upstream = "two"
 heartbeat = {{ interval = "5s" }}
+limits = {{ max_message_size = "1MiB" }}
 "#,
         quoted(certificate),
         quoted(key),
@@ -122,14 +137,15 @@ fn bind(config: &mut Config) -> anyhow::Result<Server> {
     loop {
         let taken = match Server::bind(config, Some(PAGE)) {
             Ok(server) => return Ok(server),
-            Err(BindError::Listen { address, source })
-                if source.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
+            Err(BindError::Listen { address, error })
+                if error.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>
             {
                 address
             }
             Err(error) => return Err(error.into()),
         };
-        println!("port {} is taken by another program; taking another port", taken.port());
+        let port = taken.port();
+        print(format!("port {port} is taken by another program; taking another port\n"))?;
         for listener in &mut config.listeners {
             if listener.listen == taken {
                 listener.listen.set_port(0);
@@ -138,11 +154,11 @@ fn bind(config: &mut Config) -> anyhow::Result<Server> {
     }
 }
 
-fn introduce(addresses: &[SocketAddr], certificate: &Path, echoes: [SocketAddr; 2]) {
-    let [tls, plain] = addresses else { return };
+fn introduction(addresses: &[SocketAddr], certificate: &Path, echoes: [SocketAddr; 2]) -> String {
+    let [tls, plain] = addresses else { unreachable!("the demo has two listeners") };
     let [one, two] = echoes;
     let certificate = certificate.display();
-    println!(
+    format!(
         "\
 wsgate is running before two echo servers ({one} and {two}).
 
@@ -153,8 +169,9 @@ wsgate is running before two echo servers ({one} and {two}).
            npx wscat --no-check -c wss://{tls}/ws
            python3 -m websockets ws://{plain}/ws/two
   stop     Ctrl-C: every socket gets a Close 1012; twice cuts
+
 "
-    );
+    )
 }
 
 /// Starts an echo server on a thread of its own, at a port that the kernel gives.

@@ -3,7 +3,7 @@
 //! Exit codes: 0 all went well; 1 it did not, and stderr says why; 2 the arguments are wrong, or
 //! a file cannot be read.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak to a terminal")]
+#![expect(clippy::print_stderr, reason = "commands speak to a terminal")]
 
 mod check;
 mod demo;
@@ -65,11 +65,11 @@ pub fn main() -> ExitCode {
         Command::Check { file } => return checked(&file),
         Command::Demo { certificate_only: true } => demo::make_certificate(),
         Command::Demo { certificate_only: false } => demo::demo(),
-        Command::Schema => print(schema::schema().as_bytes()),
+        Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "wsgate", &mut script);
-            print(&script)
+            print(script)
         }
         Command::Man => man(),
     };
@@ -98,12 +98,12 @@ fn is_for_a_person() -> bool {
 fn man() -> anyhow::Result<()> {
     let mut page = Vec::new();
     clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
-    print(&page)
+    print(page)
 }
 
 /// Writes to stdout; a reader that has enough is no error.
-fn print(bytes: &[u8]) -> anyhow::Result<()> {
-    match io::stdout().write_all(bytes) {
+fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_ref()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
     }

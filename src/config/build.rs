@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::names::{ClientCertificate, FileName, PathPrefix};
-use super::quantities::{Bytes, Lasting, OrOff};
+use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix, Payer};
+use super::origins::StatedOrigin;
+use super::quantities::{Bytes, Count, Lasting, OrOff};
 use super::{
-    CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits, Listener,
-    ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Rewrite, Route, Server,
-    Upstream, file,
+    Admittance, CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits,
+    Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin,
+    Reject, Rewrite, Route, Server, Upstream, file,
 };
-use crate::plan::{Beat, Heartbeat, Plan, Sizes};
+use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
 
 /// `control_frames`: so many times its number at once.
-const CONTROL_BURST: u32 = 10;
+const CONTROL_BURST: u64 = 10;
 
 /// The configuration, and every file it names; relative names begin at `folder`.
 pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Vec<NamedFile>)> {
@@ -57,14 +58,17 @@ impl Files<'_> {
 
 fn server(table: file::Server) -> Option<Server> {
     let log = table.log.value?;
-    let networks = table.trusted_proxies.value?;
     Some(Server {
         workers: table.workers.value?.0,
-        trusted_proxies: networks.into_iter().map(|network| network.0).collect(),
+        trusted_proxies: networks(table.trusted_proxies.value?),
         drain: drain(table.drain.value?)?,
         backlog_total: table.backlog_total.value?.in_memory(),
         log: Log { format: log.format.value?, level: log.level.value? },
     })
+}
+
+fn networks(list: Vec<Network>) -> Vec<ipnet::IpNet> {
+    list.into_iter().map(|network| network.0).collect()
 }
 
 fn drain(table: file::Drain) -> Option<Drain> {
@@ -91,8 +95,8 @@ fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
         limits: ListenerLimits {
             header_bytes: limits.header_bytes.value?.in_memory(),
             uri: limits.uri.value?.in_memory(),
-            connections: usize::try_from(limits.connections.value?.0).ok()?,
-            pending: usize::try_from(limits.pending.value?.0).ok()?,
+            connections: limits.connections.value?.as_usize(),
+            pending: limits.pending.value?.as_usize(),
         },
         reuse_port: table.reuse_port.value?,
         tls: match table.tls.value? {
@@ -140,6 +144,14 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
     let name = table.upstream.value?.into_inner().0;
     let listeners = table.listeners.value?;
     let subprotocols = table.subprotocols.value?;
+    let mut limits = table.limits.value?;
+    let gates = Gates {
+        clients: table.clients.value?,
+        origin: table.origin.value?,
+        reject: table.reject.value?,
+        handshakes: limits.handshakes.value.take()?,
+        connections: limits.connections.value.take()?,
+    };
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
         host: table.host.value?.unwrap_or(HostPattern::Any),
@@ -154,10 +166,55 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
+        admittance: admittance(gates)?,
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
-        plan: Arc::new(plan(table.limits.value?, table.heartbeat.value?, table.timeouts.value?)?),
+        plan: Arc::new(plan(limits, table.heartbeat.value?, table.timeouts.value?)?),
     })
+}
+
+/// What is said of who may come, in a route and its limits.
+struct Gates {
+    clients: file::Clients,
+    origin: Option<StatedOrigin>,
+    reject: Reject,
+    handshakes: Option<file::Handshakes>,
+    connections: Option<file::Connections>,
+}
+
+fn admittance(gates: Gates) -> Option<Admittance> {
+    let mut admittance = Admittance {
+        clients: Networks {
+            allow: networks(gates.clients.allow.value?),
+            deny: networks(gates.clients.deny.value?),
+        },
+        origin: match gates.origin {
+            Some(stated) => origin(stated)?,
+            None => Origin::Same,
+        },
+        reject: gates.reject,
+        ..Admittance::default()
+    };
+    if let Some(table) = gates.handshakes {
+        let burst = table.burst.value?;
+        admittance.handshakes_per_client = table.per_client.value?.map(|rate| rate.at_once(burst));
+        admittance.handshakes_total = table.total.value?.map(|rate| rate.at_once(None));
+    }
+    if let Some(table) = gates.connections {
+        admittance.connections_total = table.total.value?.map(Count::as_usize);
+        admittance.connections_per_client = table.per_client.value?.map(Count::as_usize);
+    }
+    Some(admittance)
+}
+
+fn origin(stated: StatedOrigin) -> Option<Origin> {
+    match stated {
+        StatedOrigin::Any => Some(Origin::Any),
+        StatedOrigin::Listed(table) => Some(Origin::Listed {
+            allow: table.allow.value?,
+            missing_allowed: table.missing.value? == MissingOrigin::Allow,
+        }),
+    }
 }
 
 fn rewrite(table: file::Rewrite) -> Option<Rewrite> {
@@ -186,6 +243,14 @@ fn plan(
         client: sizes(limits.max_frame_size.value?, limits.max_message_size.value?),
         upstream: sizes(upstream.max_frame_size.value?, upstream.max_message_size.value?),
         control_frames: limits.control_frames.value?.with_burst(CONTROL_BURST),
+        messages: match limits.messages.value? {
+            Some(table) => Some(messages(table)?),
+            None => None,
+        },
+        bytes: match limits.bytes.value? {
+            Some(table) => Some(bytes(table)?),
+            None => None,
+        },
         frame_stall: lasting(limits.frame_stall.value?),
         backlog: limits.backlog.value?.in_memory(),
         slow_consumer: lasting(limits.slow_consumer.value?),
@@ -194,6 +259,18 @@ fn plan(
         max_age: lasting(timeouts.max_age.value?),
         close: timeouts.close.value?.0,
     })
+}
+
+fn messages(table: file::Messages) -> Option<Allowance> {
+    let Payer::Connection = table.per.value?;
+    let rate = table.rate.value?.at_once(table.burst.value?);
+    Some(Allowance { rate, action: table.action.value? })
+}
+
+fn bytes(table: file::ByteRate) -> Option<Allowance> {
+    let Payer::Connection = table.per.value?;
+    let rate = table.rate.value?.at_once(table.burst.value?);
+    Some(Allowance { rate, action: table.action.value?.0 })
 }
 
 fn sizes(frame: OrOff<Bytes>, message: OrOff<Bytes>) -> Sizes {

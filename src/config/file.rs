@@ -8,12 +8,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::names::{
-    ClientCertificate, FileName, Header, Headers, ListenAddress, Name, Network, PathPrefix,
-    SentHost, Subprotocol,
+    ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
+    Network, PathPrefix, Payer, SentHost, Subprotocol,
 };
-use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
+use super::origins::StatedOrigin;
+use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
-use super::{Compression, EndpointAddress, LogFormat, Utf8};
+use super::{Compression, EndpointAddress, LogFormat, OriginPattern, Reject, Utf8};
+use crate::plan::Action;
 use crate::route::{HostPattern, PathPattern};
 
 /// A size that may be any.
@@ -189,11 +191,17 @@ table! {
         rewrite: Option<Rewrite>,
         /// Subprotocols that may be agreed; absent: as client and upstream agree.
         subprotocols: Option<Vec<Spanned<Subprotocol>>>,
+        /// The networks that may come.
+        clients: Clients = Literal::EmptyTable,
+        /// Which pages may connect: "any" or a table; absent: those of the host they call.
+        origin: Option<StatedOrigin>,
+        /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
+        reject: Reject = "status",
         /// Whether client and upstream may agree on permessage-deflate.
         compression: Compression = "pass",
         /// Whether text is checked to be UTF-8, which needs compression = "strip".
         utf8: Utf8 = "pass",
-        /// Bounds on frames and messages.
+        /// Bounds on clients, connections, frames and messages.
         limits: Limits = Literal::EmptyTable,
         /// How dead connections are found.
         heartbeat: Heartbeat = Literal::EmptyTable,
@@ -205,9 +213,28 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "clients", "plain_http", "reject", "unauthorized_code", "origin",
-        "token", "authorize",
+        "redirect", "on_removed", "plain_http", "unauthorized_code", "token", "authorize",
     ]
+}
+
+table! {
+    /// The networks that may come.
+    "[route.clients]": Clients {
+        /// Networks that may; empty: all.
+        allow: Vec<Network> = Literal::EmptyList,
+        /// Networks that may not, whatever `allow` says.
+        deny: Vec<Network> = Literal::EmptyList,
+    }
+}
+
+table! {
+    /// Which pages may connect.
+    "[route.origin]": ListedOrigins {
+        /// The origins of pages: "https://app.example.com", "https://*.example.com", or "null".
+        allow: Vec<OriginPattern>,
+        /// Whether a request without an Origin, which no browser sends, may come.
+        missing: MissingOrigin = "reject",
+    }
 }
 
 table! {
@@ -221,8 +248,16 @@ table! {
 }
 
 table! {
-    /// Bounds on frames and messages.
+    /// Bounds on clients, connections, frames and messages.
     "[route.limits]": Limits {
+        /// How often clients may connect.
+        handshakes: Option<Handshakes>,
+        /// How many connections there may be.
+        connections: Option<Connections>,
+        /// How many messages a client may send.
+        messages: Option<Messages>,
+        /// How many bytes of payload a client may send.
+        bytes: Option<ByteRate>,
         /// The largest frame of a client, in bytes on the wire.
         max_frame_size: OrOff<AnySize> = "1MiB",
         /// The largest message of a client, in bytes on the wire.
@@ -238,7 +273,57 @@ table! {
         /// The longest time in which a backlog does not move.
         slow_consumer: OrOff<Lasting> = "60s",
     }
-    later ["handshakes", "connections", "messages", "bytes"]
+}
+
+table! {
+    /// How often clients may connect.
+    "[route.limits.handshakes]": Handshakes {
+        /// One client: an IPv4 address or an IPv6 /64.
+        per_client: Option<PerTime>,
+        /// So many of one client at once; absent: the number of `per_client`.
+        burst: Option<Count>,
+        /// All clients together.
+        total: Option<PerTime>,
+    }
+}
+
+table! {
+    /// How many connections there may be.
+    "[route.limits.connections]": Connections {
+        /// Of all clients together.
+        total: Option<Count>,
+        /// Of one client: an IPv4 address or an IPv6 /64.
+        per_client: Option<Count>,
+    }
+    later ["per_subject"]
+}
+
+table! {
+    /// How many messages a client may send.
+    "[route.limits.messages]": Messages {
+        /// So many messages in a time.
+        rate: PerTime,
+        /// So many at once; absent: the rate's own number.
+        burst: Option<Count>,
+        /// What has the rate for itself.
+        per: Payer = "connection",
+        /// What becomes of a message over it; "drop" needs compression = "strip".
+        action: Action = "close",
+    }
+}
+
+table! {
+    /// How many bytes of payload a client may send.
+    "[route.limits.bytes]": ByteRate {
+        /// So many bytes in a time.
+        rate: BytesPerTime,
+        /// So many at once; absent: the rate's own number.
+        burst: Option<AnySize>,
+        /// What has the rate for itself.
+        per: Payer = "connection",
+        /// What becomes of a client over it.
+        action: ByteAction = "throttle",
+    }
 }
 
 table! {

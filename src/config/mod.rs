@@ -1,7 +1,7 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
-//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`
-//! and `names` read what stands behind one key, `validate` knows what keys have to do with each
+//! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
+//! `names` and `origins` read what stands behind one key, `validate` knows what keys have to do with each
 //! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
 //! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
 //! passed.
@@ -10,6 +10,7 @@ mod build;
 mod diagnostics;
 mod file;
 mod names;
+mod origins;
 mod quantities;
 mod reader;
 mod schema;
@@ -32,7 +33,7 @@ use thiserror::Error;
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
 pub use self::quantities::duration;
 pub use self::schema::schema;
-use crate::plan::Plan;
+use crate::plan::{Plan, Rate};
 use crate::route::{HostPattern, PathPattern};
 
 /// A whole configuration that has been checked.
@@ -259,9 +260,72 @@ pub struct Route {
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
     pub utf8: Utf8,
+    pub admittance: Admittance,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub plan: Arc<Plan>,
+}
+
+/// Who may come to a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admittance {
+    pub clients: Networks,
+    pub origin: Origin,
+    /// Handshakes of one client (an IPv4 address or an IPv6 /64).
+    pub handshakes_per_client: Option<Rate>,
+    /// Handshakes of all clients together.
+    pub handshakes_total: Option<Rate>,
+    /// Live connections of all clients together, and of one.
+    pub connections_total: Option<usize>,
+    pub connections_per_client: Option<usize>,
+    pub reject: Reject,
+}
+
+/// `deny` goes before `allow`; an empty `allow` allows all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    pub allow: Vec<IpNet>,
+    pub deny: Vec<IpNet>,
+}
+
+/// Which pages may connect (RFC 6454).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// An Origin, if sent, names the host and port that the request calls.
+    #[default]
+    Same,
+    /// `origin = "any"`.
+    Any,
+    Listed {
+        allow: Vec<OriginPattern>,
+        /// Whether a request without an Origin, which is no browser's, may come.
+        missing_allowed: bool,
+    },
+}
+
+/// `https://app.example.com`, `https://*.example.com:8443` or `null`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OriginPattern {
+    Null,
+    Host {
+        /// In lower case.
+        scheme: String,
+        /// In lower case; of `*.example.com` only what follows `*.`.
+        host: String,
+        /// The host is a suffix: one or more whole labels go before it.
+        below: bool,
+        /// The scheme's own where the file names none; `None`: it has none either.
+        port: Option<u16>,
+    },
+}
+
+/// How a refused handshake is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reject {
+    #[default]
+    Status,
+    /// The upgrade is accepted and closed at once with 4000 + status.
+    Close,
 }
 
 /// `strip_prefix` takes whole segments off the path, `add_prefix` goes before what is left.

@@ -12,7 +12,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
-use super::{Compression, EndpointAddress, LogFormat, Utf8};
+use super::{Compression, EndpointAddress, LogFormat, Reject, Utf8};
+use crate::plan::Action;
 use crate::route::{HostPattern, HostPatternFault, PathPattern, PathPatternFault};
 
 // ---- words ----
@@ -65,6 +66,74 @@ words!(
     ClientCertificate,
     "a client certificate mode",
     [("require", ClientCertificate::Require), ("request", ClientCertificate::Request)]
+);
+
+words!(Reject, "a way to refuse", [("status", Reject::Status), ("close", Reject::Close)]);
+
+words!(
+    Action,
+    "an action",
+    [("close", Action::Close), ("throttle", Action::Throttle), ("drop", Action::Drop)]
+);
+
+/// What becomes of a client over its byte rate: part of a message cannot be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ByteAction(pub Action);
+
+impl Text for ByteAction {
+    const NAME: &'static str = "an action on bytes";
+    const EXAMPLE: &'static str = "throttle";
+
+    fn parse(text: &str) -> Result<ByteAction, Complaint> {
+        if text == "drop" {
+            let label = "a message that lacks some of its bytes is broken";
+            let help = "write \"throttle\" or \"close\", or drop whole messages by `messages`";
+            return Err(Complaint::unfit("does not go with bytes", label, help));
+        }
+        let words = [("throttle", Action::Throttle), ("close", Action::Close)];
+        choice(text, &words).map(ByteAction)
+    }
+
+    fn schema() -> Json {
+        json!({ "enum": ["throttle", "close"] })
+    }
+}
+
+/// What has a rate for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Payer {
+    Connection,
+}
+
+impl Text for Payer {
+    const NAME: &'static str = "a holder of a rate";
+    const EXAMPLE: &'static str = "connection";
+
+    fn parse(text: &str) -> Result<Payer, Complaint> {
+        if text == "subject" {
+            let label = "nothing in this version names a client's subject";
+            let help = "write \"connection\"; subjects come with tokens, in a later version";
+            return Err(Complaint::unfit("cannot be told apart", label, help));
+        }
+        choice(text, &[("connection", Payer::Connection)])
+    }
+
+    fn schema() -> Json {
+        json!({ "enum": ["connection"] })
+    }
+}
+
+/// Whether a request without an Origin may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MissingOrigin {
+    Reject,
+    Allow,
+}
+
+words!(
+    MissingOrigin,
+    "a way to judge a missing Origin",
+    [("reject", MissingOrigin::Reject), ("allow", MissingOrigin::Allow)]
 );
 
 /// The name of a route or an upstream, which stands in logs and metrics.
@@ -249,7 +318,7 @@ fn refuse_port_zero(port: u16) -> Result<(), Complaint> {
 }
 
 /// Digits only: the standard library takes `+80` too.
-fn port_number(text: &str) -> Option<u16> {
+pub(super) fn port_number(text: &str) -> Option<u16> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -270,7 +339,7 @@ fn socket_path(path: &str) -> Result<EndpointAddress, Complaint> {
 }
 
 /// A name as DNS and `/etc/hosts` know it; four numbers with dots are an address that failed.
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -325,7 +394,7 @@ impl Text for SentHost {
     }
 }
 
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let in_brackets = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match in_brackets {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),

@@ -188,6 +188,10 @@ pub(super) fn show_bytes(bytes: u64) -> String {
 pub(super) struct Count<const MAX: u32 = 10_000_000>(pub u32);
 
 impl<const MAX: u32> Count<MAX> {
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
     fn out_of(node: &Node<'_>, faults: &mut Faults) {
         let fault = wrong_type(node, &format!("a number from 1 to {MAX}"), "");
         let message = match node.get_ref() {
@@ -300,8 +304,16 @@ pub(super) struct PerTime {
 
 impl PerTime {
     /// The rate with a burst of so many times its number.
-    pub fn with_burst(self, times: u32) -> Rate {
-        Rate { interval: self.period / self.count, burst: self.count.saturating_mul(times) }
+    pub fn with_burst(self, times: u64) -> Rate {
+        let count = u64::from(self.count);
+        Rate { count, period: self.period, burst: count.saturating_mul(times) }
+    }
+
+    /// The rate with so many at once; without a number, its own.
+    pub fn at_once(self, burst: Option<Count>) -> Rate {
+        let count = u64::from(self.count);
+        let burst = burst.map_or(count, |burst| u64::from(burst.0));
+        Rate { count, period: self.period, burst }
     }
 }
 
@@ -320,15 +332,13 @@ impl Text for PerTime {
         let Some((count, unit)) = text.split_once('/') else {
             return Err(Complaint::malformed("there is no slash in it", help));
         };
-        let Some((_, seconds)) = RATE_UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(unknown_unit(unit, help));
-        };
+        let period = period(unit, help)?;
         if count.is_empty() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(Complaint::malformed("it does not begin with a whole number", help));
         }
         match count.parse() {
             Ok(0) => Err(Complaint::unfit("is too few", "zero lets nothing pass", help)),
-            Ok(count @ ..=MOST) => Ok(PerTime { count, period: Duration::from_secs(*seconds) }),
+            Ok(count @ ..=MOST) => Ok(PerTime { count, period }),
             _ => Err(Complaint::unfit("is too many", format!("{MOST} is the most"), help)),
         }
     }
@@ -337,6 +347,51 @@ impl Text for PerTime {
         json!({
             "type": "string",
             "pattern": "^0*[1-9][0-9]*/(s|sec|min|m|h|d)$",
+            "examples": [Self::EXAMPLE],
+        })
+    }
+}
+
+fn period(unit: &str, help: &str) -> Result<Duration, Complaint> {
+    match RATE_UNITS.iter().find(|(name, _)| *name == unit) {
+        Some((_, seconds)) => Ok(Duration::from_secs(*seconds)),
+        None => Err(unknown_unit(unit, help)),
+    }
+}
+
+/// `"1MiB/s"`: so many bytes in a second, minute, hour or day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BytesPerTime {
+    bytes: Bytes,
+    period: Duration,
+}
+
+impl BytesPerTime {
+    /// The rate with so many bytes at once; without a size, its own.
+    pub fn at_once(self, burst: Option<Bytes>) -> Rate {
+        let burst = burst.unwrap_or(self.bytes).0;
+        Rate { count: self.bytes.0, period: self.period, burst }
+    }
+}
+
+impl Text for BytesPerTime {
+    const NAME: &'static str = "a rate of bytes";
+    const EXAMPLE: &'static str = "1MiB/s";
+
+    fn parse(text: &str) -> Result<BytesPerTime, Complaint> {
+        let help = "write a size, a slash and s, min, h or d, such as \"1MiB/s\" or \"64KiB/min\"";
+        let Some((size, unit)) = text.split_once('/') else {
+            return Err(Complaint::malformed("there is no slash in it", help));
+        };
+        let period = period(unit, help)?;
+        let bytes = Bytes::parse(size).map_err(|complaint| complaint.with_help(help))?;
+        Ok(BytesPerTime { bytes, period })
+    }
+
+    fn schema() -> Json {
+        json!({
+            "type": "string",
+            "pattern": "^0*[1-9][0-9]*([KMG]|[KMGT]i)?B/(s|sec|min|m|h|d)$",
             "examples": [Self::EXAMPLE],
         })
     }
@@ -422,14 +477,32 @@ mod tests {
     #[test]
     fn rates() {
         let rate = |text| PerTime::parse(text).ok().map(|rate| rate.with_burst(10));
-        let of = |interval, burst| Some(Rate { interval, burst });
-        assert_eq!(rate("10/s"), of(Duration::from_millis(100), 100));
-        assert_eq!(rate("100/min"), of(Duration::from_millis(600), 1000));
-        assert_eq!(rate("1000/h"), of(Duration::from_millis(3600), 10_000));
-        assert_eq!(rate("10000000/s"), of(Duration::from_nanos(100), 100_000_000));
+        let of = |count, seconds| {
+            Some(Rate { count, period: Duration::from_secs(seconds), burst: 10 * count })
+        };
+        assert_eq!(rate("10/s"), of(10, 1));
+        assert_eq!(rate("100/min"), of(100, 60));
+        assert_eq!(rate("1000/h"), of(1000, 3600));
+        assert_eq!(rate("10000000/s"), of(10_000_000, 1));
         for bad in ["", "10", "/s", "0/s", "10/", "10/x", "-1/s", "+1/s", "1.5/s", "10000001/s"] {
             assert_eq!(rate(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn rates_of_bytes() {
+        let rate = |text| BytesPerTime::parse(text).ok().map(|rate| rate.at_once(None));
+        let of = |count, seconds| {
+            Some(Rate { count, period: Duration::from_secs(seconds), burst: count })
+        };
+        assert_eq!(rate("1MiB/s"), of(1 << 20, 1));
+        assert_eq!(rate("64KB/min"), of(64_000, 60));
+        assert_eq!(rate("1B/d"), of(1, 86_400));
+        for bad in ["", "1MiB", "/s", "0B/s", "1/s", "1MiB/", "1MiB/x", "2TiB/s", "1MiB/s/s"] {
+            assert_eq!(rate(bad), None, "{bad:?}");
+        }
+        let burst = BytesPerTime::parse("1MiB/s").map(|rate| rate.at_once(Some(Bytes(7))).burst);
+        assert_eq!(burst, Ok(7));
     }
 
     #[test]

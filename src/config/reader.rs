@@ -116,6 +116,13 @@ impl Complaint {
         self
     }
 
+    /// The same fault, mended another way: this was part of a larger text.
+    #[must_use]
+    pub fn with_help(mut self, help: &str) -> Complaint {
+        help.clone_into(&mut self.help);
+        self
+    }
+
     fn diagnostic(self, text: &str, name: &str, span: Span) -> Diagnostic {
         let message = match self.verdict {
             Some(verdict) => format!("{text:?} {verdict}"),

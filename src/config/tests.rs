@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
+use crate::plan::{Action, Allowance};
 use crate::route::{HostPattern, PathPattern};
 
 const WSGATE: &str = include_str!("../../conf/wsgate.toml");
@@ -56,6 +57,7 @@ fn the_least_file_has_every_default() {
     assert_eq!(route.host, HostPattern::Any);
     assert_eq!(route.path, PathPattern::Prefix("/".into()));
     assert_eq!(route.subprotocols, None);
+    assert_eq!(route.admittance, Admittance::default());
     assert_eq!(*route.plan, Plan::default());
 }
 
@@ -122,7 +124,7 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
     assert_eq!(route.path, PathPattern::Exact("/ws".into()));
     assert_eq!(route.plan.client.max_frame, u64::MAX);
     assert_eq!(route.plan.client.max_message, 4 << 20);
-    assert_eq!(route.plan.control_frames.interval, Duration::from_secs(1));
+    assert_eq!(route.plan.control_frames.time_for(1), Duration::from_secs(1));
     assert_eq!(route.plan.control_frames.burst, 600);
     assert_eq!(route.plan.frame_stall, None);
     assert_eq!(route.plan.heartbeat.client.interval, None);
@@ -131,6 +133,74 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
     assert_eq!(route.plan.max_age, Some(Duration::from_secs(86_400)));
     assert_eq!(route.request_headers.set[0].0, "x-edge");
     assert_eq!(route.request_headers.remove, [HeaderName::from_static("x-debug")]);
+}
+
+#[test]
+fn who_may_come_and_how_much_arrive_in_their_units() {
+    let config = good(&route(
+        r#"
+clients = { allow = ["10.0.0.0/8", "::1"], deny = ["10.9.1.2/16"] }
+origin = { allow = ["https://*.Example.com", "null"], missing = "allow" }
+reject = "close"
+[route.limits]
+handshakes = { per_client = "10/s", burst = 20, total = "1000/min" }
+connections = { total = 50_000, per_client = 100 }
+messages = { rate = "100/min", burst = 50, per = "connection", action = "throttle" }
+bytes = { rate = "1MiB/s", burst = "4MiB", action = "close" }
+"#,
+    ));
+    let Route { admittance, plan, .. } = &config.routes[0];
+    let texts = |networks: &[IpNet]| networks.iter().map(IpNet::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&admittance.clients.allow), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(texts(&admittance.clients.deny), ["10.9.0.0/16"]);
+    let below = OriginPattern::Host {
+        scheme: "https".into(),
+        host: "example.com".into(),
+        below: true,
+        port: Some(443),
+    };
+    let allow = vec![below, OriginPattern::Null];
+    assert_eq!(admittance.origin, Origin::Listed { allow, missing_allowed: true });
+    assert_eq!(admittance.reject, Reject::Close);
+    let rate = |count, seconds, burst| Rate { count, period: Duration::from_secs(seconds), burst };
+    assert_eq!(admittance.handshakes_per_client, Some(rate(10, 1, 20)));
+    assert_eq!(admittance.handshakes_total, Some(rate(1000, 60, 1000)));
+    assert_eq!(admittance.connections_total, Some(50_000));
+    assert_eq!(admittance.connections_per_client, Some(100));
+    let messages = Allowance { rate: rate(100, 60, 50), action: Action::Throttle };
+    assert_eq!(plan.messages, Some(messages));
+    let bytes = Allowance { rate: rate(1 << 20, 1, 4 << 20), action: Action::Close };
+    assert_eq!(plan.bytes, Some(bytes));
+}
+
+#[test]
+fn a_rate_has_its_own_number_at_once_and_the_action_of_its_kind() {
+    let config = good(&route(
+        "origin = \"any\"\nlimits = { messages = { rate = \"100/min\" }, \
+         bytes = { rate = \"1MiB/s\" }, handshakes = { per_client = \"5/s\" } }",
+    ));
+    let Route { admittance, plan, .. } = &config.routes[0];
+    assert_eq!(admittance.origin, Origin::Any);
+    assert_eq!(admittance.handshakes_per_client.map(|rate| rate.burst), Some(5));
+    assert_eq!(admittance.handshakes_total, None);
+    let of = |allowance: Option<Allowance>| allowance.map(|it| (it.rate.burst, it.action));
+    assert_eq!(of(plan.messages), Some((100, Action::Close)));
+    assert_eq!(of(plan.bytes), Some((1 << 20, Action::Throttle)));
+}
+
+#[test]
+fn messages_may_be_dropped_where_none_is_compressed() {
+    let limits = "limits = { messages = { rate = \"1/s\", action = \"drop\" } }";
+    let config = good(&route(&format!("compression = \"strip\"\n{limits}")));
+    assert_eq!(config.routes[0].plan.messages.map(|it| it.action), Some(Action::Drop));
+}
+
+#[test]
+fn a_route_on_a_plain_listener_need_not_state_an_origin_for_the_certificates_of_another() {
+    let secured = listener(&format!("[[listener]]\nlisten = \"127.0.0.1:8443\"\n{CLIENT_CA}"));
+    assert!(parse(&secured).is_err());
+    good(&(secured.clone() + "listeners = [\"127.0.0.1:8080\"]\n"));
+    good(&(secured + "origin = \"any\"\n"));
 }
 
 #[test]
@@ -181,11 +251,21 @@ fn strip_defaults(schema: &Json, value: &mut Json, at: &str) {
         let at = format!("{at}.{key}");
         let found = table.get_mut(key).unwrap_or_else(|| panic!("the reference lacks {at}"));
         strip_defaults(property, found, &at);
-        if let Some(default) = property.get("default") {
+        if let Some(default) = property.get("default")
+            && !has_only_examples(property, found)
+        {
             assert_eq!(found, default, "the default of {at}");
             table.remove(key);
         }
     }
+}
+
+/// Whether what is left of a table are keys without a default, which the reference shows by example.
+fn has_only_examples(schema: &Json, table: &Json) -> bool {
+    let is_example =
+        |key| schema["properties"].get(key).is_some_and(|it| it.get("default").is_none());
+    let left = table.as_object().filter(|left| !left.is_empty());
+    left.is_some_and(|left| left.keys().all(is_example))
 }
 
 #[test]
@@ -195,8 +275,9 @@ fn the_reference_shows_every_key_with_its_default() {
     let text = toml::to_string(&stripped).expect("TOML");
     assert!(!text.contains("backlog"), "the defaults are gone");
     assert_eq!(good(&text), good(REFERENCE));
-    let route = &good(REFERENCE).routes[0];
-    assert_eq!(*route.plan, Plan::default());
+    let plan = Plan::clone(&good(REFERENCE).routes[0].plan);
+    assert!(plan.messages.is_some() && plan.bytes.is_some(), "shown, though they have no default");
+    assert_eq!(Plan { messages: None, bytes: None, ..plan }, Plan::default());
 }
 
 /// The part of JSON Schema that ours uses, patterns aside.
@@ -241,6 +322,9 @@ fn the_schema_takes_what_the_reader_takes() {
         ("upstream = \"app\"", "upstream = 1"),
         ("upstream = \"app\"", "upstream = \"app\"\nutf8 = \"maybe\""),
         ("upstream = \"app\"", "upstream = \"app\"\nheartbeat = { intervall = \"1s\" }"),
+        ("upstream = \"app\"", "upstream = \"app\"\norigin = \"none\""),
+        ("upstream = \"app\"", "upstream = \"app\"\norigin = { missing = \"allow\" }"),
+        ("upstream = \"app\"", "upstream = \"app\"\nlimits.messages = {}"),
         ("[[upstream]]", "[server]\nworkers = 0\n[[upstream]]"),
         ("[[upstream]]", "[server]\ndrain.code = 1006\n[[upstream]]"),
     ] {
@@ -274,6 +358,9 @@ fn route(lines: &str) -> String {
     format!("{LEAST}{lines}\n")
 }
 
+const CLIENT_CA: &str = "tls = { client_ca = \"clients.pem\", \
+    certificates = [{ chain = \"a.pem\", key = \"a.key\" }] }";
+
 macro_rules! told {
     ($($name:ident: $text:expr,)*) => {
         $(
@@ -301,7 +388,7 @@ told! {
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
-        + "origin = \"any\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
+        + "unauthorized_code = 4001\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
     later_keys_of_an_upstream: least_with(
         "endpoints = [\"127.0.0.1:9001\"]",
         "endpoints = [{ address = \"127.0.0.1:9001\", weight = 2 }]\nhash_key = [\"client-ip\"]",
@@ -371,6 +458,34 @@ told! {
         upstream = { max_message_size = \"1MiB\" } }"),
     warned_of_a_frame_over_its_message: route("compression = \"strip\"\n\
         limits = { max_frame_size = \"16MiB\" }"),
+    bad_origins: route("origin = { allow = [\n  \"https://app.example.com/\",\n  \
+        \"https://App.example.com/chat?a\",\n  \"app.example.com\",\n  \"*\",\n  \
+        \"https://*example.com\",\n  \"https://app.*.com\",\n  \
+        \"https://user:word@example.com\",\n  \"https://example.com:https\",\n  \
+        \"https://::1\",\n  \"https://\",\n  \"*://example.com\",\n  \
+        \"https://b\u{fc}cher.example\",\n  443\n], missing = \"refuse\" }"),
+    a_star_for_any_origin: route("origin = \"*\""),
+    an_origin_without_its_list: route("origin = \"https://app.example.com\""),
+    a_list_for_an_origin: route("origin = [\"https://app.example.com\"]"),
+    no_origins: route("origin = { allow = [] }"),
+    an_origin_that_lists_none: route("origin = { missing = \"allow\" }"),
+    certificates_without_an_origin: listener(CLIENT_CA),
+    bad_clients: route("clients = { allow = [\"10.0.0.0/33\"], deny = \"10.0.0.0/8\", denny = [] }"),
+    bad_ways_to_refuse: route("reject = \"closed\""),
+    a_burst_without_its_rate: route("limits = { handshakes = { burst = 20, total = \"1000/s\" } }"),
+    handshakes_that_bound_nothing: route("[route.limits.handshakes]"),
+    connections_of_a_later_version: route("limits = { connections = { per_subject = 5, total = 0 } }"),
+    rates_per_subject: route("limits = { messages = { rate = \"100/min\", per = \"subject\" }, \
+        bytes = { rate = \"1MiB/s\", per = \"client\" } }"),
+    dropped_messages_of_a_stream: route("limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),
+    dropped_messages_where_compression_passes: route("compression = \"pass\"\n\
+        limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),
+    dropped_bytes: route("limits = { bytes = { rate = \"1MiB/s\", action = \"drop\" } }"),
+    bad_byte_rates: route("limits = { bytes = { rate = \"100/s\", burst = 50 }, \
+        messages = { burst = \"1MiB\" } }")
+        + "[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\n\
+            limits.bytes.rate = \"1MiB\"\n[[route]]\nname = \"c\"\npath = \"/c\"\n\
+            upstream = \"app\"\nlimits.bytes.rate = \"0B/s\"\n",
     letters_beyond_ascii: route("# ein großer Kommentar\nhost = \"bücher.example\""),
 }
 
@@ -410,7 +525,7 @@ fn certificates_that_are_not_there_are_underlined() {
     let path = folder.path().join("wsgate.toml");
     let tls =
         "tls = { certificates = [{ chain = \"a.pem\", key = \"a.key\" }], client_ca = \".\" }";
-    let text = listener(tls);
+    let text = listener(tls) + "origin = \"any\"\n";
     std::fs::write(&path, &text).expect("a file");
     let loaded = Config::load(&path).expect("a good file");
     let report = loaded.check_files();

@@ -11,11 +11,13 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::diagnostics::{Diagnostic, Severity, Span};
-use super::file::{Drain, File, Limits, Listener, ListenerTls, Route, Upstream};
+use super::file::{Drain, File, Handshakes, Limits, Listener, ListenerTls, Route, Upstream};
 use super::names::Name;
+use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
 use super::{Compression, Parsed, Utf8, build};
+use crate::plan::Action;
 use crate::route::{HostPattern, PathPattern};
 
 /// Judges a file that was read with these faults; relative names in it begin at `folder`.
@@ -184,8 +186,14 @@ fn routes(file: &File, found: &mut Faults) {
         rewrite(route, found);
         subprotocols(route, found);
         utf8(route, found);
+        origin(route, found);
+        users_known_by_certificate(route, file, found);
+        dropped_messages(route, found);
         if let Some(limits) = route.limits.get() {
             size_limits(limits, route.compression.get(), found);
+            if let Some(handshakes) = limits.handshakes.get().and_then(Option::as_ref) {
+                handshake_rates(handshakes, found);
+            }
         }
     }
 }
@@ -317,6 +325,93 @@ fn utf8(route: &Route, found: &mut Faults) {
         false => fault.help("add compression = \"strip\" to this route, or take `utf8` out"),
     };
     found.push(fault);
+}
+
+fn origin(route: &Route, found: &mut Faults) {
+    let Some(Some(StatedOrigin::Listed(table))) = route.origin.get() else { return };
+    if !table.allow.written || !table.allow.get().is_some_and(Vec::is_empty) {
+        return;
+    }
+    let span = &table.allow.span;
+    if !found.iter().any(|fault| within(fault, span)) {
+        let fault = Diagnostic::fault(span.clone(), "no origin is allowed");
+        found.push(fault.label("this list is empty").help(
+            "write [\"https://app.example.com\"], or take `origin` out: then pages of the host \
+             that they call may connect",
+        ));
+    }
+}
+
+/// A browser shows its certificate to whoever a page calls, as it does a cookie: so the page must
+/// be asked for (cross-site WebSocket hijacking).
+fn users_known_by_certificate(route: &Route, file: &File, found: &mut Faults) {
+    if route.origin.written {
+        return;
+    }
+    let authority = |listener: &Listener| {
+        let tls = listener.tls.get()?.as_ref()?;
+        tls.client_ca.get()?.as_ref().map(|_| tls.client_ca.span.clone())
+    };
+    let mut serving = all_listeners(file).iter().filter(|listener| serves(route, listener));
+    let Some(authority) = serving.find_map(authority) else { return };
+    let message = "a route behind `client_ca` that states no `origin`";
+    let fault = Diagnostic::fault(route.origin.span.clone(), message)
+        .label("a page of this host, even by http, could connect as whoever opens it")
+        .related(authority, "browsers send their certificate by themselves")
+        .help(
+            "add origin = { allow = [\"https://app.example.com\"] } to this route, with missing = \
+             \"allow\" where other clients than browsers come;\nor origin = \"any\" if every page may",
+        );
+    found.push(fault);
+}
+
+fn serves(route: &Route, listener: &Listener) -> bool {
+    let (Some(named), Some(listen)) = (route.listeners.get(), listener.listen.get()) else {
+        return false;
+    };
+    named.is_empty() || named.iter().any(|address| address.get_ref() == listen)
+}
+
+fn dropped_messages(route: &Route, found: &mut Faults) {
+    let limits = route.limits.get();
+    let messages = limits.and_then(|limits| limits.messages.get()?.as_ref());
+    let Some(messages) = messages else { return };
+    if messages.action.get() != Some(&Action::Drop)
+        || route.compression.get() != Some(&Compression::Pass)
+    {
+        return;
+    }
+    let message = "messages are dropped where they may be compressed";
+    let fault = Diagnostic::fault(messages.action.span.clone(), message)
+        .label("each is unpacked by the ones before it, so one missing breaks all after it");
+    found.push(match route.compression.written {
+        true => fault
+            .related(route.compression.span.clone(), "this lets compression pass")
+            .help("write compression = \"strip\", or \"close\" or \"throttle\" here"),
+        false => fault.help(
+            "add compression = \"strip\" to this route, or write \"close\" or \"throttle\" here",
+        ),
+    });
+}
+
+fn handshake_rates(table: &Handshakes, found: &mut Faults) {
+    let (Some(per_client), Some(burst), Some(total)) =
+        (table.per_client.get(), table.burst.get(), table.total.get())
+    else {
+        return;
+    };
+    if burst.is_some() && per_client.is_none() {
+        let message = "`burst` without `per_client`";
+        let fault = Diagnostic::fault(table.burst.span.clone(), message)
+            .label("so many of one client at once, but at what rate?")
+            .help("add per_client = \"10/s\", or take `burst` out: `total` has its own number");
+        found.push(fault);
+    } else if per_client.is_none() && total.is_none() {
+        let fault = Diagnostic::fault(table.total.span.clone(), "a limit that bounds nothing")
+            .label("neither `per_client` nor `total`")
+            .help("add per_client = \"10/s\" or total = \"1000/s\", or take `handshakes` out");
+        found.push(fault);
+    }
 }
 
 type Size = Field<OrOff<Bytes>>;

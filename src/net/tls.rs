@@ -21,7 +21,7 @@ use tokio_rustls::rustls::server::{
     ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig, ServerConnection};
+use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig, ServerConnection};
 
 use super::leg;
 use crate::config::{CertificateFiles, ClientAuth, ListenerTls};
@@ -32,16 +32,36 @@ pub type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
 /// Why a listener's TLS cannot be set up: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFault {
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: io::Error },
+    #[error("cannot read {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
     #[error("{} holds no certificate in PEM form", .0.display())]
     NoCertificate(PathBuf),
     #[error("{} holds no private key in PEM form", .0.display())]
     NoKey(PathBuf),
-    #[error("{} and {} do not belong together: {source}", chain.display(), key.display())]
-    Mismatch { chain: PathBuf, key: PathBuf, source: tokio_rustls::rustls::Error },
+    #[error("{} is not the key of the first certificate in {}", key.display(), chain.display())]
+    Mismatch { chain: PathBuf, key: PathBuf },
     #[error("{}: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
+}
+
+impl TlsFault {
+    /// The file that is to blame.
+    pub fn path(&self) -> &Path {
+        match self {
+            TlsFault::Unreadable { path, .. } | TlsFault::Unusable { path, .. } => path,
+            TlsFault::NoCertificate(path) | TlsFault::NoKey(path) => path,
+            TlsFault::Mismatch { key, .. } => key,
+        }
+    }
+}
+
+/// Everything that is wrong with the files of a listener.
+pub fn faults(tls: &ListenerTls) -> Vec<TlsFault> {
+    let provider = aws_lc_rs::default_provider();
+    let certificates = tls.certificates.iter();
+    let certificates = certificates.filter_map(|files| Certificate::load(files, &provider).err());
+    let clients = tls.client_auth.iter().filter_map(|auth| authorities(&auth.ca).err());
+    certificates.chain(clients).collect()
 }
 
 /// Accepts TLS on one listener.
@@ -111,8 +131,12 @@ impl Certificate {
     fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificate, TlsFault> {
         let chain = certificates(&files.chain)?;
         let key = private_key(&files.key)?;
-        let pair = CertifiedKey::from_der(chain, key, provider).map_err(|source| {
-            TlsFault::Mismatch { chain: files.chain.clone(), key: files.key.clone(), source }
+        let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(_) => {
+                TlsFault::Mismatch { chain: files.chain.clone(), key: files.key.clone() }
+            }
+            Error::InvalidCertificate(_) => unusable(&files.chain, error),
+            _ => unusable(&files.key, error),
         })?;
         let certificate = Certificate(Arc::new(pair));
         match certificate.parsed() {
@@ -121,7 +145,7 @@ impl Certificate {
         }
     }
 
-    fn parsed(&self) -> Result<ParsedCertificate<'_>, tokio_rustls::rustls::Error> {
+    fn parsed(&self) -> Result<ParsedCertificate<'_>, Error> {
         ParsedCertificate::try_from(self.0.end_entity_cert()?)
     }
 
@@ -162,7 +186,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFault> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, TlsFault> {
-    std::fs::read(path).map_err(|source| TlsFault::Unreadable { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|error| TlsFault::Unreadable { path: path.to_owned(), error })
 }
 
 /// A TLS connection in the hands of a tunnel.

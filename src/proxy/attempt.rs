@@ -48,9 +48,14 @@ impl Attempt {
 
     /// It was refused by the edge.
     pub(super) fn refused(&mut self, rejection: &Rejection) -> Response<Body> {
+        self.refused_by_close(rejection);
+        rejection.response(self.id.as_str()).map(Body::from)
+    }
+
+    /// It was refused by the edge, and told by a Close.
+    pub(super) fn refused_by_close(&mut self, rejection: &Rejection) {
         let status = rejection.status().as_u16();
         self.log(rejection.outcome(), Some(status), &rejection.to_string());
-        rejection.response(self.id.as_str()).map(Body::from)
     }
 
     /// It was answered by the upstream, with no 101.

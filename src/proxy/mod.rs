@@ -8,6 +8,7 @@ mod attempt;
 pub mod body;
 pub mod headers;
 pub mod rejection;
+mod turn_away;
 mod websocket;
 
 use std::any::Any;
@@ -28,7 +29,7 @@ use self::headers::{RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
 use crate::control::Registry;
 use crate::metrics::RouteTally;
-use crate::route::Target;
+use crate::route::{Target, TargetFault};
 use crate::snapshot::Snapshot;
 use crate::tunnel::Shared;
 
@@ -81,6 +82,10 @@ pub struct Downstream {
 #[derive(Clone, Copy, Debug)]
 pub struct SlowConsumer(pub Option<Duration>);
 
+/// The target had a fragment, which hyper dropped: an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct HasFragment;
+
 /// Answers one request.
 pub async fn call(
     worker: Rc<Worker>,
@@ -108,8 +113,11 @@ async fn answer(
     if target_size > downstream.uri_limit {
         return Err(Rejection::TargetTooLong);
     }
-    let target = Target::read(request.uri(), request.headers().get_all(header::HOST))
-        .map_err(|fault| Rejection::Malformed(format!("{fault}.")))?;
+    if request.extensions().get::<HasFragment>().is_some() {
+        return Err(malformed(TargetFault::Fragment));
+    }
+    let target =
+        Target::read(request.uri(), request.headers().get_all(header::HOST)).map_err(malformed)?;
     match worker.snapshot.routes.find(downstream.listener, &target) {
         Some(route) => {
             let route = route.clone();
@@ -138,6 +146,10 @@ fn page(
         .header(header::CACHE_CONTROL, "no-store")
         .body(Body::from(page));
     Some(response.expect("two well-known fields make a response"))
+}
+
+fn malformed(fault: TargetFault) -> Rejection {
+    Rejection::Malformed(format!("{fault}."))
 }
 
 fn retry_after() -> RetryAfter {

@@ -5,6 +5,8 @@
 //! the client what it can mend and the request id under which the operator finds the rest; what
 //! happened behind the edge is for the log only, and is what [`Rejection`] displays as.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -14,6 +16,7 @@ use serde::Serialize;
 use tracing::Level;
 
 use crate::ending::Blame;
+use crate::policy::{Denied, OriginRefused};
 use crate::ws::handshake::{AnswerFault, NotUpgrade};
 
 /// A handshake refused by the edge.
@@ -33,6 +36,18 @@ pub enum Rejection {
     TargetTooLong,
     #[error("the request's head was not whole in time")]
     HeadTimeout,
+    #[error("the client's network may not come here")]
+    Network,
+    #[error("{0}")]
+    Origin(OriginRefused),
+    #[error("too many handshakes of this client")]
+    ClientRate(RetryAfter),
+    #[error("too many handshakes in all")]
+    TotalRate(RetryAfter),
+    #[error("too many connections of this client")]
+    ClientCap(RetryAfter),
+    #[error("too many connections in all")]
+    TotalCap(RetryAfter),
     #[error("the edge is draining")]
     Draining(RetryAfter),
     #[error("no endpoint is usable")]
@@ -58,7 +73,12 @@ impl Rejection {
             Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
             Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
             Rejection::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
-            Rejection::Draining(_) | Rejection::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::Network | Rejection::Origin(_) => StatusCode::FORBIDDEN,
+            Rejection::ClientRate(_) | Rejection::ClientCap(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::Draining(_)
+            | Rejection::NoEndpoint(_)
+            | Rejection::TotalRate(_)
+            | Rejection::TotalCap(_) => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::DialFailed(_) | Rejection::UpstreamInvalid(_) => StatusCode::BAD_GATEWAY,
             Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -71,6 +91,12 @@ impl Rejection {
             Rejection::Malformed(_) => Outcome::Malformed,
             Rejection::TargetTooLong => Outcome::TooLarge,
             Rejection::HeadTimeout => Outcome::Timeout,
+            Rejection::Network => Outcome::Network,
+            Rejection::Origin(_) => Outcome::Origin,
+            Rejection::ClientRate(_) => Outcome::Rate(Of::Client),
+            Rejection::TotalRate(_) => Outcome::Rate(Of::All),
+            Rejection::ClientCap(_) => Outcome::Cap(Of::Client),
+            Rejection::TotalCap(_) => Outcome::Cap(Of::All),
             Rejection::Draining(_) => Outcome::Draining,
             Rejection::NoEndpoint(_) => Outcome::NoEndpoint,
             Rejection::DialFailed(_) => Outcome::DialFailed,
@@ -101,8 +127,12 @@ impl Rejection {
             ],
             Rejection::HeadTimeout => vec![(CONNECTION, text("close"))],
             Rejection::Draining(RetryAfter(seconds))
-            | Rejection::NoEndpoint(RetryAfter(seconds)) => {
-                vec![(RETRY_AFTER, HeaderValue::from(u16::from(*seconds)))]
+            | Rejection::NoEndpoint(RetryAfter(seconds))
+            | Rejection::ClientRate(RetryAfter(seconds))
+            | Rejection::TotalRate(RetryAfter(seconds))
+            | Rejection::ClientCap(RetryAfter(seconds))
+            | Rejection::TotalCap(RetryAfter(seconds)) => {
+                vec![(RETRY_AFTER, HeaderValue::from(*seconds))]
             }
             _ => Vec::new(),
         }
@@ -130,6 +160,13 @@ impl Rejection {
             Rejection::Malformed(reason) => reason,
             Rejection::TargetTooLong => "The request target is too long.",
             Rejection::HeadTimeout => "The request did not arrive in time.",
+            Rejection::Network => "Your network may not connect here.",
+            Rejection::Origin(_) => "Pages of this origin may not connect here.",
+            Rejection::ClientRate(_) => "Too many handshakes; connect again later.",
+            Rejection::ClientCap(_) => "Too many connections; close one first.",
+            Rejection::TotalRate(_) | Rejection::TotalCap(_) => {
+                "The server is busy; connect again later."
+            }
             Rejection::Draining(_) => "The server is going away; connect again.",
             Rejection::NoEndpoint(_) => "No server is free at the moment; connect again.",
             Rejection::DialFailed(_) => "The server behind this address could not be reached.",
@@ -150,22 +187,59 @@ impl From<NotUpgrade> for Rejection {
     }
 }
 
+impl Rejection {
+    /// What a refusal by policy comes to; caps are told a time by chance.
+    pub fn denied(denied: Denied, random: u8) -> Rejection {
+        match denied {
+            Denied::Network => Rejection::Network,
+            Denied::Origin(refused) => Rejection::Origin(refused),
+            Denied::ClientRate { wait } => Rejection::ClientRate(RetryAfter::after(wait)),
+            Denied::TotalRate { wait } => Rejection::TotalRate(RetryAfter::after(wait)),
+            Denied::ClientCap => Rejection::ClientCap(RetryAfter::by_chance(random)),
+            Denied::TotalCap => Rejection::TotalCap(RetryAfter::by_chance(random)),
+        }
+    }
+
+    /// The code by which a browser, which cannot see a status, can be told: 4000 and the status.
+    /// None for what is no WebSocket handshake, and for a client's handshake rate, which must
+    /// stay cheap to refuse.
+    pub fn close_code(&self) -> Option<u16> {
+        match self.status().as_u16() {
+            400 | 404 | 408 | 414 | 426 => None,
+            _ if matches!(self, Rejection::ClientRate(_)) => None,
+            status => Some(4000 + status),
+        }
+    }
+}
+
 impl From<AnswerFault> for Rejection {
     fn from(fault: AnswerFault) -> Rejection {
         Rejection::UpstreamInvalid(fault.to_string())
     }
 }
 
-/// Seconds after which a client may try again: 1 to 5 by chance, so that those who were refused
-/// together do not return together.
+/// Seconds after which a client may try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryAfter(u8);
+pub struct RetryAfter(u64);
 
 impl RetryAfter {
-    /// Any random number will do.
+    /// 1 to 5 by chance, so that those who were refused together do not return together. Any
+    /// random number will do.
     pub fn by_chance(random: u8) -> RetryAfter {
-        RetryAfter(1 + random % 5)
+        RetryAfter(1 + u64::from(random % 5))
     }
+
+    /// A true one: waiting that long gets in.
+    pub fn after(wait: Duration) -> RetryAfter {
+        RetryAfter(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    }
+}
+
+/// Whose rate or cap was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Of {
+    Client,
+    All,
 }
 
 /// How a handshake ended: the one word of its log line and of its metric.
@@ -177,6 +251,10 @@ pub enum Outcome {
     Malformed,
     Timeout,
     TooLarge,
+    Network,
+    Origin,
+    Rate(Of),
+    Cap(Of),
     Draining,
     NoEndpoint,
     DialFailed,
@@ -196,6 +274,10 @@ impl Outcome {
             Outcome::Malformed => "malformed",
             Outcome::Timeout => "timeout",
             Outcome::TooLarge => "too_large",
+            Outcome::Network => "network",
+            Outcome::Origin => "origin",
+            Outcome::Rate(_) => "rate",
+            Outcome::Cap(_) => "cap",
             Outcome::Draining => "draining",
             Outcome::NoEndpoint => "no_endpoint",
             Outcome::DialFailed => "dial_failed",
@@ -215,23 +297,30 @@ impl Outcome {
             | Outcome::Malformed
             | Outcome::Timeout
             | Outcome::TooLarge
+            | Outcome::Network
+            | Outcome::Origin
+            | Outcome::Rate(Of::Client)
+            | Outcome::Cap(Of::Client)
             | Outcome::ClientGone => Some(Blame::Client),
             Outcome::NoEndpoint
             | Outcome::DialFailed
             | Outcome::UpstreamInvalid
             | Outcome::UpstreamTimeout
             | Outcome::UpstreamRefused => Some(Blame::Upstream),
-            Outcome::Draining => Some(Blame::Edge),
+            Outcome::Draining | Outcome::Rate(Of::All) | Outcome::Cap(Of::All) => Some(Blame::Edge),
         }
     }
 
-    /// The level of its log line. A drain is the edge's doing, but an order and no failure.
+    /// The level of its log line. A drain is the edge's doing, but an order and no failure; a
+    /// bound on all clients that is met is a warning.
     pub fn level(self) -> Level {
-        match self.by() {
-            None => Level::DEBUG,
-            Some(Blame::Upstream) => Level::WARN,
-            Some(Blame::Edge) if self != Outcome::Draining => Level::ERROR,
-            Some(Blame::Client | Blame::Edge) => Level::INFO,
+        match (self, self.by()) {
+            (_, None) => Level::DEBUG,
+            (Outcome::Draining, _) => Level::INFO,
+            (Outcome::Rate(Of::All) | Outcome::Cap(Of::All), _) => Level::WARN,
+            (_, Some(Blame::Client)) => Level::INFO,
+            (_, Some(Blame::Upstream)) => Level::WARN,
+            (_, Some(Blame::Edge)) => Level::ERROR,
         }
     }
 }

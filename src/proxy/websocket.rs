@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade, Upgraded};
@@ -20,17 +20,22 @@ use tracing::{debug, info, warn};
 
 use super::attempt::Attempt;
 use super::body::Body;
-use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
+use super::headers::{
+    ClientAddress, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
+};
 use super::rejection::Rejection;
+use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::Stream;
+use crate::policy::{Admission, Applicant};
 use crate::route::rewritten;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
 use crate::upstream::{ConnectError, Connected, Lease};
+use crate::ws::CloseCode;
 use crate::ws::handshake::{Offer, UpgradeRequest};
 
 /// How long the end of a stream that was not upgraded may take to write.
@@ -45,7 +50,11 @@ pub(super) async fn open(
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
-    let shaken = shake(worker, downstream, route, &request.into_parts().0, attempt).await;
+    let parts = request.into_parts().0;
+    let shaken = match UpgradeRequest::parse(&parts) {
+        Ok(upgrade) => shake(worker, &downstream, &route, &parts, &upgrade, attempt).await,
+        Err(fault) => Err(fault.into()),
+    };
     match shaken {
         Ok((response, Some(prepared))) => {
             tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
@@ -55,11 +64,37 @@ pub(super) async fn open(
             tokio::task::spawn_local(let_go(on_upgrade));
             Ok(response)
         }
-        Err(rejection) => {
-            tokio::task::spawn_local(let_go(on_upgrade));
-            Err(rejection)
-        }
+        Err(rejection) => match told_by_close(&route, &parts, &rejection) {
+            Some((response, code)) => {
+                attempt.refused_by_close(&rejection);
+                let patience = route.plan.close;
+                tokio::task::spawn_local(turn_away(on_upgrade, code, patience, downstream));
+                Ok(response)
+            }
+            None => {
+                tokio::task::spawn_local(let_go(on_upgrade));
+                Err(rejection)
+            }
+        },
     }
+}
+
+/// The 101 and the close code by which the route tells a refusal, if it does.
+fn told_by_close(
+    route: &Route,
+    parts: &http::request::Parts,
+    rejection: &Rejection,
+) -> Option<(Response<Body>, CloseCode)> {
+    let code = rejection.close_code().filter(|_| route.rejects_by_close)?;
+    let upgrade = UpgradeRequest::parse(parts).ok()?;
+    Some((switching(upgrade.accept_to_close()), code.into()))
+}
+
+fn switching(headers: HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// hyper hands over the stream of a request that asked for an upgrade and did not get it, once
@@ -72,24 +107,25 @@ async fn let_go(on_upgrade: OnUpgrade) {
 
 /// Both handshakes: what comes of them is the 101 and a tunnel, or the upstream's own answer.
 async fn shake(
-    worker: &Rc<Worker>,
-    downstream: Rc<Downstream>,
-    route: Arc<Route>,
+    worker: &Worker,
+    downstream: &Rc<Downstream>,
+    route: &Arc<Route>,
     parts: &http::request::Parts,
+    upgrade: &UpgradeRequest,
     attempt: &mut Attempt,
 ) -> Result<(Response<Body>, Option<Prepared>), Rejection> {
-    let upgrade = UpgradeRequest::parse(parts)?;
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
+    let admission = admit(parts, route, attempt)?;
     let seat = worker.registry.take_seat();
-    let offer = permitted_offer(&upgrade, route.subprotocols.as_deref(), route.compression);
-    let outgoing = outgoing(parts, &downstream, &route, &offer, attempt)?;
-    let opened = match route.cluster.connect(outgoing, &offer).await? {
+    let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
+    let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
+    let opened = match route.cluster.connect(&admission, outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
             attempt.refused_by_upstream(answer.status().as_u16());
-            return Ok((passed(answer, lease, &route), None));
+            return Ok((passed(answer, lease, route), None));
         }
     };
     // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
@@ -97,14 +133,12 @@ async fn shake(
         return Err(Rejection::Draining(retry_after()));
     }
     attempt.done();
-    let mut response = Response::new(Body::from(Bytes::new()));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = client_headers(
+    let response = switching(client_headers(
         &opened.head.headers,
         &upgrade.accept(),
         &opened.answer,
         &route.response_headers,
-    );
+    ));
     let upstream = Entrance {
         leg: opened.leg,
         early: unpinned(&opened.early),
@@ -112,7 +146,23 @@ async fn shake(
         check_utf8: route.check_utf8,
     };
     let (lease, client) = (opened.lease, attempt.client().addr);
-    Ok((response, Some(Prepared { upstream, lease, seat, route, downstream, client })))
+    let (route, downstream) = (route.clone(), downstream.clone());
+    Ok((response, Some(Prepared { upstream, lease, admission, seat, route, downstream, client })))
+}
+
+/// Asks the route's policy.
+fn admit(
+    parts: &http::request::Parts,
+    route: &Route,
+    attempt: &Attempt,
+) -> Result<Admission, Rejection> {
+    let client = attempt.client();
+    let host = called_host(parts, client)?;
+    let origins = parts.headers.get_all(header::ORIGIN);
+    let origins: Vec<&[u8]> = origins.iter().map(HeaderValue::as_bytes).collect();
+    let applicant = Applicant { client: client.addr, origins: &origins, host: host.as_bytes() };
+    let admitted = route.policy.admit(applicant, Instant::now());
+    admitted.map_err(|denied| Rejection::denied(denied, rand::random()))
 }
 
 /// The request to the upstream, written anew.
@@ -146,6 +196,15 @@ fn outgoing(
         &route.request_headers,
     );
     Ok(request)
+}
+
+/// The name by which the client called the proxy in front, if that one is trusted and tells it.
+fn called_host(
+    parts: &http::request::Parts,
+    client: ClientAddress,
+) -> Result<HeaderValue, Rejection> {
+    let told = parts.headers.get("x-forwarded-host").filter(|_| client.trusted_hop);
+    told.cloned().map_or_else(|| host_of(parts), Ok)
 }
 
 /// The name by which the client called; an absolute-form target needs no Host.
@@ -183,6 +242,7 @@ impl From<ConnectError> for Rejection {
 struct Prepared {
     upstream: Entrance,
     lease: Lease,
+    admission: Admission,
     seat: Seat,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
@@ -203,7 +263,7 @@ impl Prepared {
     }
 
     fn live(self, worker: &Worker, upgraded: Upgraded) -> Life {
-        let Prepared { upstream, lease, seat, route, downstream, client } = self;
+        let Prepared { upstream, lease, admission, seat, route, downstream, client } = self;
         let parts =
             upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
         let client_end = Entrance {
@@ -228,6 +288,7 @@ impl Prepared {
             tally,
             seat,
             lease,
+            _admission: admission,
             _downstream: downstream,
             route,
             client,
@@ -250,7 +311,9 @@ struct Life {
     tally: Arc<RouteTally>,
     seat: Seat,
     lease: Lease,
-    /// The client's place at its listener.
+    /// Its place under the caps.
+    _admission: Admission,
+    /// Its place at its listener.
     _downstream: Rc<Downstream>,
     route: Arc<Route>,
     client: IpAddr,

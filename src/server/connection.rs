@@ -31,7 +31,7 @@ use crate::net::{Stream, Watch};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
-use crate::proxy::{Downstream, SlowConsumer, Worker, call};
+use crate::proxy::{Downstream, HasFragment, SlowConsumer, Worker, call};
 
 /// How long what is said last may take to write.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -162,7 +162,13 @@ impl Served {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Tracked>, Infallible> {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Tracked>, Infallible> {
+        if self.exchanges.watch.saw_fragment() {
+            request.extensions_mut().insert(HasFragment);
+        }
         let mut exchange = self.exchanges.begin();
         let response = call(self.worker.clone(), self.downstream.clone(), request).await;
         exchange.upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -262,6 +268,7 @@ struct Exchanges {
 
 impl Exchanges {
     fn new(slot: Slot, watch: Arc<Watch>) -> Exchanges {
+        watch.expect_first_line();
         Exchanges {
             slot,
             watch,
@@ -310,6 +317,7 @@ impl Drop for Exchange {
         }
         self.of.head_begun.set(false);
         self.of.watch.take_read();
+        self.of.watch.expect_first_line();
         self.of.stage.set(Stage::Idle(Instant::now()));
         self.of.slot.set_idle();
     }

@@ -35,10 +35,10 @@ pub struct Listener {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    #[error("cannot listen on {address}: {source}{}", advice(.source))]
-    Listen { address: SocketAddr, source: io::Error },
-    #[error("listener {address}: {source}")]
-    Tls { address: SocketAddr, source: Box<TlsFault> },
+    #[error("cannot listen on {address}: {error}{}", advice(.error))]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("listener {address}: {fault}")]
+    Tls { address: SocketAddr, fault: Box<TlsFault> },
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -56,14 +56,13 @@ fn advice(error: &io::Error) -> &'static str {
 pub fn bind(config: &config::Listener) -> Result<(TcpListener, Arc<Listener>), BindError> {
     let address = config.listen;
     let acceptor = config.tls.as_ref().map(Acceptor::new).transpose();
-    let acceptor =
-        acceptor.map_err(|source| BindError::Tls { address, source: Box::new(source) })?;
+    let acceptor = acceptor.map_err(|fault| BindError::Tls { address, fault: Box::new(fault) })?;
     let listen = || {
         let socket = socket::listen(address, config.reuse_port)?;
         let local = socket.local_addr()?;
         Ok((socket, local))
     };
-    let (socket, local) = listen().map_err(|source| BindError::Listen { address, source })?;
+    let (socket, local) = listen().map_err(|error| BindError::Listen { address, error })?;
     let slots = Slots::new(config.limits);
     Ok((socket, Arc::new(Listener { config: config.clone(), acceptor, slots, local })))
 }

@@ -1,6 +1,6 @@
 //! How a tunnel ends: who is told what, when, and how long the edge waits for an answer.
 //!
-//! Each side has a [`Farewell`] of its own. An orderly ending tells the client first and lets
+//! Each side has a `Farewell` of its own. An orderly ending tells the client first and lets
 //! it finish, then the upstream; a violation tells both at their next frame boundary; a Close
 //! that is relayed waits for the answer to be relayed back; a side that is lost is told nothing.
 //! Whatever a peer does or fails to do, a deadline of `close` moves each step on.
@@ -240,7 +240,8 @@ impl Closing {
 
     /// What to do for `side` now.
     pub fn step(&mut self, side: Side, scene: &mut Scene<'_>) -> Step {
-        match self.party(side).farewell {
+        let party = self.party(side);
+        match party.farewell {
             Farewell::Open | Farewell::Later(_) => Step::Wait,
             Farewell::Lingering if self.has_finished(side) => {
                 self.over(side, scene);
@@ -254,6 +255,10 @@ impl Closing {
             }
             Farewell::Due(_) => Step::Wait,
             Farewell::Told if self.has_answered(side) => self.leave(side, Manners::Complete),
+            // It broke the protocol, so its answer could not be read: FIN now, and linger.
+            Farewell::Told if !party.closed && scene.meters[side as usize].flow() == Flow::Deaf => {
+                self.leave(side, Manners::Complete)
+            }
             Farewell::Told => Step::Wait,
             Farewell::Over => Step::Drop,
         }
@@ -460,7 +465,7 @@ mod tests {
 
         fn send(&mut self, from: Side, wire: &[u8]) {
             let meter = &mut self.meters[from as usize];
-            let scan = meter.scan(wire, &Plan::default(), &Tally::default());
+            let scan = meter.scan(Instant::now(), wire, &Plan::default(), &Tally::default());
             assert!(
                 scan.relay == 0 || self.told[from.other() as usize] == 0,
                 "data behind a Close"

@@ -13,12 +13,14 @@ pub enum Due {
     Stall(Side),
     Slow(Side),
     Farewell(Side),
+    /// A client that was throttled may be read again.
+    Resume(Side),
     Idle,
     MaxAge,
 }
 
 impl Due {
-    const ALL: [Due; 12] = [
+    const ALL: [Due; 14] = [
         Due::Ping(Side::Client),
         Due::Ping(Side::Upstream),
         Due::Silence(Side::Client),
@@ -29,6 +31,8 @@ impl Due {
         Due::Slow(Side::Upstream),
         Due::Farewell(Side::Client),
         Due::Farewell(Side::Upstream),
+        Due::Resume(Side::Client),
+        Due::Resume(Side::Upstream),
         Due::Idle,
         Due::MaxAge,
     ];
@@ -41,8 +45,9 @@ impl Due {
             Due::Stall(side) => 4 + side as usize,
             Due::Slow(side) => 6 + side as usize,
             Due::Farewell(side) => 8 + side as usize,
-            Due::Idle => 10,
-            Due::MaxAge => 11,
+            Due::Resume(side) => 10 + side as usize,
+            Due::Idle => 12,
+            Due::MaxAge => 13,
         }
     }
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
-use crate::plan::{Plan, Rate, Sizes};
+use crate::plan::{Action, Plan};
+use crate::rate::Bucket;
 use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
 
@@ -57,6 +58,8 @@ pub enum Then {
     Control(ControlFrame, Option<[u8; 4]>),
     /// A Close that says this; the frame and its mask, to send it on as it came.
     Close(ClosePayload, ControlFrame, Option<[u8; 4]>),
+    /// The next message has to wait until then; nothing of it was used.
+    Pause(Instant),
     /// A rule is broken. Nothing of the frame that broke it is among the relayed bytes. Where it
     /// was a limit, what stands behind `used` is still understood.
     Refuse(Reason),
@@ -76,6 +79,7 @@ pub struct Meter {
     control: Option<Box<PartialControl>>,
     utf8: Option<Box<Utf8>>,
     flood: Bucket,
+    rates: Rates,
     frames: u64,
     bytes: u64,
 }
@@ -93,6 +97,23 @@ struct Message {
     /// Payload bytes of its frames so far, those announced included.
     size: u64,
     text: bool,
+    /// It is one too many, and goes no further.
+    dropped: bool,
+}
+
+/// What the client used up of the rates of its messages and bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+/// What the limits say to the next frame.
+#[derive(Clone, Copy, Debug)]
+enum Allowed {
+    Pass,
+    Drop,
+    Pause(Instant),
 }
 
 #[derive(Debug)]
@@ -117,6 +138,7 @@ impl Meter {
             control: None,
             utf8: agreement.check_utf8.then(Box::default),
             flood: Bucket::default(),
+            rates: Rates::default(),
             frames: 0,
             bytes: 0,
         }
@@ -174,21 +196,14 @@ impl Meter {
         held
     }
 
-    /// Counts a ping or pong against the plan; `false` is one too many, which ends this direction.
+    /// Counts a ping or pong against the plan; `false` is one too many.
     pub fn admits_control(&mut self, now: Instant, plan: &Plan) -> bool {
-        if self.agreement.sender == Side::Upstream || !self.is_relaying() {
-            return true;
-        }
-        let admitted = self.flood.take(now, plan.control_frames);
-        if !admitted {
-            self.restrict(Flow::ToFrame);
-        }
-        admitted
+        self.agreement.sender == Side::Upstream || self.flood.take(now, plan.control_frames).is_ok()
     }
 
     /// Judges the bytes of `chunk` up to the next thing the caller must act on.
     #[inline]
-    pub fn scan(&mut self, chunk: &[u8], plan: &Plan, tally: &Received) -> Scan {
+    pub fn scan(&mut self, now: Instant, chunk: &[u8], plan: &Plan, tally: &Received) -> Scan {
         if self.flow == Flow::Deaf {
             return Scan { relay: 0, used: chunk.len(), then: Then::More };
         }
@@ -201,22 +216,23 @@ impl Meter {
                 }
             }
             if self.left > 0 {
-                match self.pass_payload(&mut cursor, tally) {
+                match self.pass_payload(now, &mut cursor, plan, tally) {
                     Ok(()) => {}
                     Err(reason) => break Then::Refuse(reason),
                 }
             }
-            if cursor.rest().is_empty() {
+            if cursor.rest().is_empty() || cursor.has_swallowed() {
                 break Then::More;
             }
-            match self.begin_frame(&mut cursor, plan, tally) {
+            match self.begin_frame(now, &mut cursor, plan, tally) {
                 Ok(Begun::Whole) => {}
                 Ok(Begun::Held) => break Then::More,
+                Ok(Begun::Paused(until)) => break Then::Pause(until),
                 Err(reason) => break Then::Refuse(reason),
             }
         };
         if let Then::Refuse(reason) = then
-            && !is_of_size(reason)
+            && !is_of_limit(reason)
         {
             self.flow = Flow::Deaf;
             return Scan { relay: cursor.relay, used: chunk.len(), then };
@@ -228,6 +244,7 @@ impl Meter {
     #[inline]
     fn begin_frame(
         &mut self,
+        now: Instant,
         cursor: &mut Cursor<'_>,
         plan: &Plan,
         tally: &Received,
@@ -248,7 +265,19 @@ impl Meter {
             }
             OpCode::Data(opcode) => {
                 let before = self.before(opcode)?;
-                let judged = self.begin_data(before, &head, plan.sizes(sender));
+                let size = before.size.saturating_add(head.length);
+                let mut message = Message { size, ..before };
+                let judged = self.judge_limits(now, &head, size, plan);
+                match judged {
+                    Ok(Allowed::Pass) => {}
+                    Ok(Allowed::Pause(until)) => return Ok(Begun::Paused(until)),
+                    Ok(Allowed::Drop) => {
+                        message.dropped = true;
+                        tally.dropped.add(1);
+                    }
+                    Err(_) => self.restrict(Flow::Stopped),
+                }
+                self.begin_data(message, &head);
                 cursor.begin_data(head.size, self.under_way);
                 judged?;
                 if head.header.is_final {
@@ -294,56 +323,94 @@ impl Meter {
     /// The message that a data frame belongs to, before it (RFC 6455 §5.4).
     #[inline]
     fn before(&self, opcode: Data) -> Result<Message, Reason> {
+        let begun = |text| Message { size: 0, text, dropped: false };
         match (opcode, self.message) {
             (Data::Continue, Some(message)) => Ok(message),
-            (Data::Text, None) => Ok(Message { size: 0, text: true }),
-            (Data::Binary, None) => Ok(Message { size: 0, text: false }),
+            (Data::Text, None) => Ok(begun(true)),
+            (Data::Binary, None) => Ok(begun(false)),
             _ => Err(Reason::ProtocolError(self.agreement.sender)),
         }
     }
 
-    /// Judges sizes before any of the frame is relayed. One that is too big is swallowed and the
-    /// last of its direction; what follows it is understood, so that its sender's Close is heard.
+    /// Asks sizes and rates of what would be relayed, before any of it is. A frame that is over
+    /// a limit is swallowed and the last of its direction; what follows is understood, so that
+    /// its sender's Close is heard.
     #[inline]
-    fn begin_data(&mut self, before: Message, head: &Head, sizes: Sizes) -> Result<(), Reason> {
-        let Message { size, text } = before;
-        let size = size.saturating_add(head.length);
-        let judged = self.judge_size(head.length, size, sizes);
-        if judged.is_err() {
-            self.restrict(Flow::Stopped);
-        }
-        self.under_way = match self.flow {
-            Flow::Relay => UnderWay::Relayed,
-            Flow::ToMessage if self.message.is_some() => self.under_way,
-            _ => UnderWay::Swallowed,
-        };
-        if let Some(utf8) = &mut self.utf8 {
-            utf8.begin_frame(text, head.header.is_final, head.header.mask);
-        }
-        self.message = (!head.header.is_final).then_some(Message { size, text });
-        self.left = head.length;
-        judged
-    }
-
-    /// Asked only of what would be relayed.
-    #[inline]
-    fn judge_size(&self, frame: u64, message: u64, sizes: Sizes) -> Result<(), Reason> {
+    fn judge_limits(
+        &mut self,
+        now: Instant,
+        head: &Head,
+        message: u64,
+        plan: &Plan,
+    ) -> Result<Allowed, Reason> {
         let sender = self.agreement.sender;
+        let sizes = plan.sizes(sender);
         if !self.is_relaying() {
-            return Ok(());
+            return Ok(Allowed::Pass);
         }
-        if frame > sizes.max_frame {
+        if head.length > sizes.max_frame {
             return Err(Reason::FrameTooBig(sender));
         }
         if message > sizes.max_message {
             return Err(Reason::MessageTooBig(sender));
         }
-        Ok(())
+        self.judge_rates(now, head, plan)
     }
 
     #[inline]
     fn is_relaying(&self) -> bool {
         matches!(self.flow, Flow::Relay | Flow::ToMessage)
+    }
+
+    /// Rates judge what the client sends and the upstream gets.
+    #[inline]
+    fn is_metered(&self) -> bool {
+        self.agreement.sender == Side::Client && self.is_relaying()
+    }
+
+    /// A message costs one at its first frame, and a fragment under 128 bytes as much, so that
+    /// splitting gains nothing. Bytes were charged as they were read; what they owe is judged here.
+    #[inline]
+    fn judge_rates(&mut self, now: Instant, head: &Head, plan: &Plan) -> Result<Allowed, Reason> {
+        if (plan.messages.is_none() && plan.bytes.is_none()) || !self.is_metered() {
+            return Ok(Allowed::Pass);
+        }
+        if self.message.is_some_and(|message| message.dropped) {
+            return Ok(Allowed::Pass);
+        }
+        if let Some(bytes) = &plan.bytes
+            && let Err(wait) = self.rates.bytes.admits(now, bytes.rate)
+        {
+            return over(bytes.action, now, wait);
+        }
+        let starts = self.message.is_none();
+        if let Some(messages) = &plan.messages
+            && (starts || head.length < SMALL)
+        {
+            match self.rates.messages.admits(now, messages.rate) {
+                // Of a message that passes no fragment can be left out: it is owed.
+                Err(_) if messages.action == Action::Drop && !starts => {}
+                Err(wait) => return over(messages.action, now, wait),
+                Ok(()) => {}
+            }
+            self.rates.messages.charge(now, messages.rate, 1);
+        }
+        Ok(Allowed::Pass)
+    }
+
+    #[inline]
+    fn begin_data(&mut self, message: Message, head: &Head) {
+        self.under_way = match self.flow {
+            _ if message.dropped => UnderWay::Swallowed,
+            Flow::Relay => UnderWay::Relayed,
+            Flow::ToMessage if self.message.is_some() => self.under_way,
+            _ => UnderWay::Swallowed,
+        };
+        if let Some(utf8) = &mut self.utf8 {
+            utf8.begin_frame(message.text, head.header.is_final, head.header.mask);
+        }
+        self.message = (!head.header.is_final).then_some(message);
+        self.left = head.length;
     }
 
     /// A last frame without payload ends its text here and now.
@@ -360,7 +427,13 @@ impl Meter {
 
     /// Lets as much of the payload under way pass, or be swallowed, as the chunk has.
     #[inline]
-    fn pass_payload(&mut self, cursor: &mut Cursor<'_>, tally: &Received) -> Result<(), Reason> {
+    fn pass_payload(
+        &mut self,
+        now: Instant,
+        cursor: &mut Cursor<'_>,
+        plan: &Plan,
+        tally: &Received,
+    ) -> Result<(), Reason> {
         let rest = cursor.rest();
         let here = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
         let done = here as u64 == self.left;
@@ -375,6 +448,11 @@ impl Meter {
         self.left -= here as u64;
         self.bytes += here as u64;
         tally.bytes.add(here as u64);
+        if let Some(bytes) = &plan.bytes
+            && self.is_metered()
+        {
+            self.rates.bytes.charge(now, bytes.rate, here as u64);
+        }
         cursor.pass(here, self.under_way);
         Ok(())
     }
@@ -405,9 +483,21 @@ impl Meter {
     }
 }
 
-/// Whether what breaks this limit is still understood.
-fn is_of_size(reason: Reason) -> bool {
-    matches!(reason, Reason::FrameTooBig(_) | Reason::MessageTooBig(_))
+/// Whether who breaks this limit is still understood.
+fn is_of_limit(reason: Reason) -> bool {
+    matches!(reason, Reason::FrameTooBig(_) | Reason::MessageTooBig(_) | Reason::RateLimited)
+}
+
+/// Fragments under this many bytes cost what a message does.
+const SMALL: u64 = 128;
+
+/// What becomes of a frame over its rate.
+fn over(action: Action, now: Instant, wait: Duration) -> Result<Allowed, Reason> {
+    match action {
+        Action::Close => Err(Reason::RateLimited),
+        Action::Throttle => Ok(Allowed::Pause(now + wait)),
+        Action::Drop => Ok(Allowed::Drop),
+    }
 }
 
 enum Begun {
@@ -415,10 +505,12 @@ enum Begun {
     Whole,
     /// The chunk ends inside a head.
     Held,
+    /// The head is whole, and its frame has to wait.
+    Paused(Instant),
 }
 
-/// Where a scan stands in its chunk. Relayed bytes are always a prefix: a scan ends behind a
-/// control frame, and behind a swallowed data frame nothing is relayed any more.
+/// Where a scan stands in its chunk. Relayed bytes are always a prefix: a scan ends behind what
+/// is not relayed.
 struct Cursor<'c> {
     chunk: &'c [u8],
     at: usize,
@@ -431,6 +523,12 @@ impl<'c> Cursor<'c> {
     #[inline]
     fn rest(&self) -> &'c [u8] {
         &self.chunk[self.at..]
+    }
+
+    /// Whether bytes were passed over, so that nothing after them can be relayed in this scan.
+    #[inline]
+    fn has_swallowed(&self) -> bool {
+        self.relay < self.at
     }
 
     #[inline]
@@ -453,26 +551,6 @@ impl<'c> Cursor<'c> {
     fn take_back_frame(&mut self) -> bool {
         self.relay = self.relay.min(self.frame.unwrap_or(self.relay));
         self.frame.is_some()
-    }
-}
-
-/// A leaky bucket: the generic cell rate algorithm, told the time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Bucket {
-    /// When the bucket will be empty again.
-    empty_at: Option<Instant>,
-}
-
-impl Bucket {
-    /// Takes one; `false` when the burst is used up.
-    fn take(&mut self, now: Instant, rate: Rate) -> bool {
-        let empty_at = self.empty_at.map_or(now, |at| at.max(now));
-        let room: Duration = rate.interval.saturating_mul(rate.burst.saturating_sub(1));
-        if empty_at.duration_since(now) > room {
-            return false;
-        }
-        self.empty_at = Some(empty_at + rate.interval);
-        true
     }
 }
 
@@ -535,6 +613,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::{Allowance, Sizes};
+    use crate::rate::Rate;
     use crate::ws::{CloseCode, FrameHeader};
 
     /// What came of a stream of bytes.
@@ -560,7 +640,7 @@ mod tests {
             buffer.extend_from_slice(piece);
             let mut chunk = &buffer[..];
             while !chunk.is_empty() {
-                let scan = meter.scan(chunk, plan, &tally);
+                let scan = meter.scan(Instant::now(), chunk, plan, &tally);
                 outcome.relayed.extend_from_slice(&chunk[..scan.relay]);
                 chunk = &chunk[scan.used..];
                 if scan.then != Then::More {
@@ -717,15 +797,20 @@ mod tests {
             [(Flow::ToMessage, first.len() - 3 + second.len()), (Flow::ToFrame, first.len() - 3)]
         {
             let mut meter = meter(Side::Client);
-            meter.scan(&first[..3], &plan, &tally);
+            meter.scan(Instant::now(), &first[..3], &plan, &tally);
             let mut chunk = vec![0; HEADROOM];
             let held = meter.restore_head(&mut chunk);
             chunk.drain(..HEADROOM - held);
             chunk.extend_from_slice(&first[3..8]);
-            meter.scan(&chunk, &plan, &tally);
+            meter.scan(Instant::now(), &chunk, &plan, &tally);
             meter.restrict(flow);
-            let scan = meter.scan(&wire[5..], &plan, &tally);
-            assert_eq!((scan.relay, scan.used), (relayed - 5, wire.len() - 5), "{flow:?}");
+            let (mut rest, mut passed) = (&wire[5..], 0);
+            while !rest.is_empty() {
+                let scan = meter.scan(Instant::now(), rest, &plan, &tally);
+                passed += scan.relay;
+                rest = &rest[scan.used..];
+            }
+            assert_eq!(passed, relayed - 5, "{flow:?}");
             assert!(meter.between_frames());
         }
     }
@@ -738,31 +823,97 @@ mod tests {
             [frame(TEXT, false, b"one"), frame(MORE, false, b"two"), frame(MORE, true, b"3")];
         for cut in 0..=next.concat().len() {
             let mut meter = meter(Side::Client);
-            meter.scan(&last[..8], &plan, &tally);
+            meter.scan(Instant::now(), &last[..8], &plan, &tally);
             meter.restrict(Flow::ToMessage);
             assert!(!meter.between_messages());
             let wire = [&last[8..], &next.concat()].concat();
             let (first, second) = wire.split_at(last.len() - 8 + cut);
-            assert_eq!(meter.scan(first, &plan, &tally).relay, last.len() - 8, "{cut}");
+            assert_eq!(
+                meter.scan(Instant::now(), first, &plan, &tally).relay,
+                last.len() - 8,
+                "{cut}"
+            );
             assert!(meter.between_messages(), "{cut}");
             let mut chunk = vec![0; HEADROOM];
             let held = meter.restore_head(&mut chunk);
             chunk.drain(..HEADROOM - held);
             chunk.extend_from_slice(second);
-            assert_eq!(meter.scan(&chunk, &plan, &tally).relay, 0, "{cut}");
+            assert_eq!(meter.scan(Instant::now(), &chunk, &plan, &tally).relay, 0, "{cut}");
             assert!(meter.between_messages(), "{cut}");
         }
     }
 
+    fn limited(action: Action, burst: u64) -> Plan {
+        let rate = Rate { count: 1, period: Duration::from_secs(1), burst };
+        Plan { messages: Some(Allowance { rate, action }), ..Plan::default() }
+    }
+
     #[test]
-    fn a_bucket_takes_its_burst_and_then_its_rate() {
-        let rate = Rate { interval: Duration::from_millis(100), burst: 3 };
-        let mut bucket = Bucket::default();
+    fn the_first_message_over_its_rate_is_refused_and_control_frames_cost_nothing() {
+        let good = [frame(TEXT, true, b"one"), frame(PING, true, b""), frame(TEXT, true, b"two")];
+        let wire = [good.concat(), frame(TEXT, true, b"three")].concat();
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &wire, &[]);
+        assert_eq!(outcome.relayed, [&good[0][..], &good[2]].concat());
+        assert_eq!(outcome.events.last(), Some(&Then::Refuse(Reason::RateLimited)));
+    }
+
+    #[test]
+    fn a_small_fragment_costs_what_a_message_does() {
+        let small = [frame(TEXT, false, b"a"), frame(MORE, false, b"b"), frame(MORE, true, b"c")];
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &small.concat(), &[]);
+        assert_eq!(outcome.events, [Then::Refuse(Reason::RateLimited)]);
+        let large =
+            [frame(TEXT, false, b"a"), frame(MORE, false, &[0; 128]), frame(MORE, true, &[0; 128])];
+        let outcome = drive(meter(Side::Client), &limited(Action::Close, 2), &large.concat(), &[]);
+        assert_eq!(outcome.relayed, large.concat());
+    }
+
+    #[test]
+    fn a_message_too_many_is_dropped_whole_and_the_others_pass_whole() {
+        let (plan, tally) = (limited(Action::Drop, 1), Received::default());
         let start = Instant::now();
-        assert_eq!([true; 3].map(|_| bucket.take(start, rate)), [true; 3]);
-        assert!(!bucket.take(start, rate));
-        assert!(!bucket.take(start + Duration::from_millis(99), rate));
-        assert!(bucket.take(start + Duration::from_millis(100), rate));
+        let mut meter = meter(Side::Client);
+        let first = frame(TEXT, true, b"first");
+        let dropped = [frame(TEXT, false, b"sec"), frame(MORE, true, &[0; 300])].concat();
+        let wire = [first.clone(), dropped].concat();
+        let scan = meter.scan(start, &wire, &plan, &tally);
+        assert_eq!(scan.relay, first.len());
+        let mut rest = &wire[scan.used..];
+        while !rest.is_empty() {
+            let scan = meter.scan(start, rest, &plan, &tally);
+            assert_eq!(scan.relay, 0);
+            rest = &rest[scan.used..];
+        }
+        assert!(meter.between_messages());
+        let third = frame(TEXT, true, b"third");
+        let scan = meter.scan(start + Duration::from_secs(1), &third, &plan, &tally);
+        assert_eq!((scan.relay, tally.dropped.value()), (third.len(), 1));
+    }
+
+    #[test]
+    fn a_throttled_message_waits_for_its_time_and_nothing_of_it_is_used() {
+        let (plan, tally) = (limited(Action::Throttle, 1), Received::default());
+        let start = Instant::now();
+        let mut meter = meter(Side::Client);
+        let one = frame(TEXT, true, b"one");
+        let wire = one.repeat(2);
+        let scan = meter.scan(start, &wire, &plan, &tally);
+        let until = start + Duration::from_secs(1);
+        assert_eq!(scan, Scan { relay: one.len(), used: one.len(), then: Then::Pause(until) });
+        let scan = meter.scan(until, &wire[one.len()..], &plan, &tally);
+        assert_eq!(scan, Scan { relay: one.len(), used: one.len(), then: Then::More });
+    }
+
+    #[test]
+    fn bytes_over_the_burst_are_owed_by_the_next_message() {
+        let rate = Rate { count: 100, period: Duration::from_secs(1), burst: 200 };
+        let action = Action::Throttle;
+        let plan = Plan { bytes: Some(Allowance { rate, action }), ..Plan::default() };
+        let (start, tally, mut meter) = (Instant::now(), Received::default(), meter(Side::Client));
+        let large = frame(BINARY, true, &[0; 500]);
+        assert_eq!(meter.scan(start, &large, &plan, &tally).relay, large.len());
+        let then = meter.scan(start, &frame(BINARY, true, b"x"), &plan, &tally).then;
+        assert_eq!(then, Then::Pause(start + Duration::from_millis(3010)));
     }
 
     fn data_or_control() -> impl Strategy<Value = Vec<u8>> {

@@ -7,6 +7,7 @@
 //! to say, and sets one timer. All progress is in the struct, so that dropping it half way loses
 //! nothing but the connection.
 
+mod backlog;
 pub mod closing;
 pub mod deadlines;
 mod heartbeat;
@@ -218,6 +219,7 @@ impl Tunnel {
                 Due::Stall(side) => self.begin(Reason::FrameStalled(side).into(), now),
                 Due::Slow(side) => self.slow(side, now),
                 Due::Farewell(side) => self.farewell_due(side, now),
+                Due::Resume(side) => self.ends[side as usize].throttled = false,
                 Due::Idle => self.begin(Reason::IdleTimeout.into(), now),
                 Due::MaxAge => self.begin(Reason::MaxAge.into(), now),
             }
@@ -398,7 +400,8 @@ impl Tunnel {
     #[inline]
     fn is_paused(&self, side: Side) -> bool {
         let receiver = &self.ends[side.other() as usize].out;
-        !receiver.has_room(self.plan.backlog) && self.closing.ending().is_none()
+        let waits = self.ends[side as usize].throttled || !receiver.has_room(self.plan.backlog);
+        waits && self.closing.ending().is_none()
     }
 
     fn set_paused(&mut self, side: Side, paused: bool, now: Instant) {
@@ -527,6 +530,7 @@ fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
         finished: false,
         pong: None,
         heartbeat: Heartbeat::default(),
+        throttled: false,
         paused: false,
         discarded: 0,
     }

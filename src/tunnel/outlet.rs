@@ -4,11 +4,11 @@
 //! outlet owns no buffer.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::backlog::Backlog;
 use super::meter::Meter;
 use crate::ending::Side;
 use crate::net::Leg;
@@ -48,7 +48,7 @@ pub(super) struct Outlet {
     to: Side,
     /// `None` once the connection is closed.
     leg: Option<Leg>,
-    backlog: VecDeque<u8>,
+    backlog: Backlog,
     share: Rc<BacklogShare>,
     /// Writing failed: what is sent goes nowhere, and reading will tell why.
     broken: bool,
@@ -69,7 +69,7 @@ impl Outlet {
         Outlet {
             to,
             leg: Some(leg),
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
             share,
             broken: false,
             progress: Progress::default(),
@@ -137,7 +137,7 @@ impl Outlet {
         if !wire.is_empty() && !self.broken {
             self.progress.since.get_or_insert(now);
             self.share.take(wire.len());
-            self.backlog.extend(wire);
+            self.backlog.push(wire);
         }
     }
 
@@ -146,7 +146,7 @@ impl Outlet {
     pub(super) fn flush(&mut self, bound: usize, now: Instant, cx: &mut Context<'_>) {
         while !self.backlog.is_empty() {
             let Some(leg) = &mut self.leg else { return };
-            match leg.poll_write(cx, self.backlog.as_slices().0) {
+            match leg.poll_write(cx, self.backlog.front()) {
                 Poll::Ready(Ok(taken)) => self.gave_up(taken, bound, now),
                 Poll::Ready(Err(_)) => self.abandon(),
                 Poll::Pending => return,
@@ -156,10 +156,9 @@ impl Outlet {
 
     fn gave_up(&mut self, taken: usize, bound: usize, now: Instant) {
         self.share.give_back(taken);
-        self.backlog.drain(..taken);
+        self.backlog.consume(taken);
         self.progress.taken += taken;
         if self.backlog.is_empty() {
-            self.backlog = VecDeque::new();
             self.progress = Progress::default();
         } else if self.progress.taken >= bound / 4 {
             self.progress = Progress { since: Some(now), taken: 0 };
@@ -170,7 +169,7 @@ impl Outlet {
     fn abandon(&mut self) {
         self.broken = true;
         self.share.give_back(self.backlog.len());
-        self.backlog = VecDeque::new();
+        self.backlog = Backlog::default();
         self.progress = Progress::default();
     }
 

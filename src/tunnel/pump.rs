@@ -33,6 +33,8 @@ pub(super) struct End {
     /// The answer to its latest ping, until a boundary comes.
     pub(super) pong: Option<Box<ControlFrame>>,
     pub(super) heartbeat: Heartbeat,
+    /// It is not read until its rate allows it.
+    pub(super) throttled: bool,
     /// It is not read, since the other side does not keep up.
     pub(super) paused: bool,
     /// Bytes thrown away since its direction was stopped.
@@ -85,10 +87,11 @@ impl Pump<'_> {
         None
     }
 
-    /// Whether reading must wait for the receiver; what is discarded waits for nobody.
+    /// Whether reading must wait, for the receiver or for a rate; what is discarded waits for
+    /// nobody.
     #[inline]
     pub(super) fn must_wait(&self) -> bool {
-        !self.to.out.has_room(self.plan.backlog)
+        (self.from.throttled || !self.to.out.has_room(self.plan.backlog))
             && !matches!(self.from.meter.flow(), Flow::Stopped | Flow::Deaf)
     }
 
@@ -118,7 +121,8 @@ impl Pump<'_> {
         let mut at = start;
         let mut event = None;
         while at < end && event.is_none() {
-            let scan = self.from.meter.scan(&self.scratch.plain[at..end], self.plan, self.tally);
+            let scan =
+                self.from.meter.scan(self.now, &self.scratch.plain[at..end], self.plan, self.tally);
             if passing.end != at {
                 self.scratch.plain.copy_within(at..at + scan.relay, passing.end);
             }
@@ -135,21 +139,31 @@ impl Pump<'_> {
                 }
                 Then::Close(payload, frame, mask) => Some(Event::Close(payload, frame, mask)),
                 Then::Refuse(reason) => Some(Event::Refused(reason)),
+                Then::Pause(until) => {
+                    self.pause(until);
+                    break;
+                }
             };
         }
         self.send_on(passing, cx);
         self.watch_frame();
         if at < end {
-            // Whoever broke a limit is understood on, for its Close.
             self.put_back(at..end);
         }
         event
     }
 
-    /// Has what an event left unread read again.
+    /// Has what is left unread, for its rate or behind an event, read again.
     fn put_back(&mut self, rest: std::ops::Range<usize>) {
         let rest = [&self.scratch.plain[rest], &self.from.early].concat();
         self.from.early = rest.into();
+    }
+
+    /// Reads no more of the sender until its rate allows it.
+    fn pause(&mut self, until: Instant) {
+        self.from.throttled = true;
+        let wait = until.saturating_duration_since(self.now);
+        self.deadlines.set(Due::Resume(self.from.side), self.now, Some(wait));
     }
 
     /// Any byte is life (and may have made TLS say something for itself).

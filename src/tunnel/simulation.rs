@@ -256,7 +256,11 @@ impl Stage {
 fn patient() -> Plan {
     let off = Beat { interval: None, timeout: None };
     Plan {
-        control_frames: Rate { interval: Duration::from_nanos(1), burst: u32::MAX },
+        control_frames: Rate {
+            count: 1_000_000_000,
+            period: Duration::from_secs(1),
+            burst: 1_000_000_000,
+        },
         heartbeat: Heartbeat { client: off, upstream: off, forward: false },
         ..Plan::default()
     }

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 pub use self::endpoint::{Endpoint, Lease};
 use crate::config;
 use crate::net::{Leg, Stream};
+use crate::policy::Admission;
 use crate::ws::handshake::{Answer, AnswerFault, Offer};
 
 /// The endpoints of one upstream.
@@ -87,9 +88,10 @@ impl Cluster {
 
     /// Dials the first endpoint that can be reached and offers it `offer`, written in `request`;
     /// all of it within `handshake_timeout`. Once an endpoint has been sent a byte, no other is
-    /// tried.
+    /// tried. Nothing is dialled for who was not admitted.
     pub async fn connect(
         &self,
+        _admission: &Admission,
         request: Request<Empty<Bytes>>,
         offer: &Offer,
     ) -> Result<Connected, ConnectError> {

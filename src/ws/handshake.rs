@@ -66,6 +66,19 @@ impl UpgradeRequest {
         &self.extensions
     }
 
+    /// The fields of a 101 for a connection that is closed at once: with the first subprotocol,
+    /// since a browser that offered some must get one, and no extension.
+    pub fn accept_to_close(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        write_upgrade(&mut headers);
+        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept());
+        if let Some(first) = self.subprotocols.first() {
+            let first = HeaderValue::try_from(first).expect("tokens are visible ASCII");
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, first);
+        }
+        headers
+    }
+
     /// What the client offers, as the edge's own offer to an upstream.
     pub fn offer(&self, key: Key) -> Offer {
         let UpgradeRequest { subprotocols, extensions, .. } = self.clone();

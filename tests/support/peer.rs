@@ -298,6 +298,11 @@ impl Reader {
 }
 
 impl Writer {
+    /// Whether this side masks what it sends, as clients do.
+    pub fn masks(&self) -> bool {
+        self.masks
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         let sent = soon("the edge takes what is sent", self.try_send(bytes)).await;
         sent.unwrap_or_else(|error| panic!("sending {} bytes: {error:?}", bytes.len()));

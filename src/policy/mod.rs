@@ -1,0 +1,167 @@
+//! Who may come in: networks, origins, rates and caps of one route, in that order.
+//!
+//! Pure: the time, the client and the fields of its request are handed in. What comes out is an
+//! [`Admission`], which only this module can make and without which nothing dials.
+
+mod concurrency;
+mod origin;
+mod rate;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use self::concurrency::{Cap, Caps, Permit};
+pub use self::origin::OriginRefused;
+use self::rate::Handshakes;
+use crate::config::{Admittance, Networks};
+
+/// The policy of one route, with what it counts.
+#[derive(Debug)]
+pub struct Policy {
+    clients: Networks,
+    origin: crate::config::Origin,
+    handshakes: Handshakes,
+    connections: Arc<Caps>,
+}
+
+/// What a request is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Applicant<'a> {
+    pub client: IpAddr,
+    /// Every `Origin` of the request, as it came.
+    pub origins: &'a [&'a [u8]],
+    /// The host, with its port if it has one, that the client called.
+    pub host: &'a [u8],
+}
+
+/// The proof that a request was admitted, and its places under the caps.
+#[derive(Debug)]
+pub struct Admission {
+    _permit: Permit,
+}
+
+/// Why a request is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    #[error("the client's network may not come here")]
+    Network,
+    #[error("{0}")]
+    Origin(OriginRefused),
+    #[error("too many handshakes of this client")]
+    ClientRate { wait: Duration },
+    #[error("too many handshakes in all")]
+    TotalRate { wait: Duration },
+    #[error("too many connections of this client")]
+    ClientCap,
+    #[error("too many connections in all")]
+    TotalCap,
+}
+
+/// Whom rates and caps count as one: an IPv4 address, or the /64 that one IPv6 customer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ClientKey(IpAddr);
+
+impl From<IpAddr> for ClientKey {
+    fn from(addr: IpAddr) -> ClientKey {
+        ClientKey(match addr.to_canonical() {
+            IpAddr::V4(addr) => addr.into(),
+            IpAddr::V6(addr) => (addr.to_bits() >> 64 << 64).to_be_bytes().into(),
+        })
+    }
+}
+
+impl Policy {
+    pub fn new(admittance: &Admittance) -> Policy {
+        Policy {
+            clients: admittance.clients.clone(),
+            origin: admittance.origin.clone(),
+            handshakes: Handshakes::new(
+                admittance.handshakes_per_client,
+                admittance.handshakes_total,
+            ),
+            connections: Caps::new(admittance.connections_total, admittance.connections_per_client),
+        }
+    }
+
+    /// Judges a request; the first rule that it breaks is the one that is told.
+    pub fn admit(&self, applicant: Applicant<'_>, now: Instant) -> Result<Admission, Denied> {
+        if !admits_network(&self.clients, applicant.client) {
+            return Err(Denied::Network);
+        }
+        origin::judge(&self.origin, applicant.origins, applicant.host).map_err(Denied::Origin)?;
+        let key = ClientKey::from(applicant.client);
+        self.handshakes.take(key, now)?;
+        let permit = self.connections.take(key).map_err(|cap| match cap {
+            Cap::Client => Denied::ClientCap,
+            Cap::Total => Denied::TotalCap,
+        })?;
+        Ok(Admission { _permit: permit })
+    }
+}
+
+fn admits_network(networks: &Networks, client: IpAddr) -> bool {
+    let client = client.to_canonical();
+    let holds = |list: &[IpNet]| list.iter().any(|network| network.contains(&client));
+    !holds(&networks.deny) && (networks.allow.is_empty() || holds(&networks.allow))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applicant(client: &str) -> Applicant<'static> {
+        Applicant { client: client.parse().unwrap(), origins: &[], host: b"example.com" }
+    }
+
+    fn networks(allow: &[&str], deny: &[&str]) -> Policy {
+        let parse = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let clients = Networks { allow: parse(allow), deny: parse(deny) };
+        Policy::new(&Admittance { clients, ..Admittance::default() })
+    }
+
+    #[test]
+    fn deny_goes_before_allow_and_no_allow_allows_all() {
+        let now = Instant::now();
+        let table = [
+            (networks(&[], &[]), "192.0.2.1", true),
+            (networks(&[], &["192.0.2.0/24"]), "192.0.2.1", false),
+            (networks(&[], &["192.0.2.0/24"]), "::ffff:192.0.2.1", false),
+            (networks(&["10.0.0.0/8"], &[]), "192.0.2.1", false),
+            (networks(&["10.0.0.0/8"], &["10.1.0.0/16"]), "10.0.0.1", true),
+            (networks(&["10.0.0.0/8"], &["10.1.0.0/16"]), "10.1.0.1", false),
+            (networks(&["2001:db8::/32"], &[]), "2001:db8::1", true),
+        ];
+        for (policy, client, admitted) in table {
+            let denied = policy.admit(applicant(client), now).err();
+            assert_eq!(denied, (!admitted).then_some(Denied::Network), "{client}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_client() {
+        let key = |addr: &str| ClientKey::from(addr.parse::<IpAddr>().unwrap());
+        assert_eq!(key("2001:db8:1:2:3::4"), key("2001:db8:1:2:ffff::"));
+        assert_ne!(key("2001:db8:1:2::"), key("2001:db8:1:3::"));
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_place_under_a_cap_is_free_again_when_the_admission_ends() {
+        let now = Instant::now();
+        let policy = Policy::new(&Admittance {
+            connections_total: Some(2),
+            connections_per_client: Some(1),
+            ..Admittance::default()
+        });
+        let first = policy.admit(applicant("192.0.2.1"), now).unwrap();
+        assert_eq!(policy.admit(applicant("192.0.2.1"), now).err(), Some(Denied::ClientCap));
+        let _second = policy.admit(applicant("192.0.2.2"), now).unwrap();
+        assert_eq!(policy.admit(applicant("192.0.2.3"), now).err(), Some(Denied::TotalCap));
+        drop(first);
+        assert!(policy.admit(applicant("192.0.2.1"), now).is_ok());
+    }
+}
