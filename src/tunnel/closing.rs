@@ -137,6 +137,11 @@ impl Closing {
         self.party(side).told
     }
 
+    /// Whether all that `side` will be sent is on its way.
+    pub fn is_being_delivered_to(&self, side: Side) -> bool {
+        matches!(self.party(side).farewell, Farewell::Told | Farewell::Leaving(_))
+    }
+
     /// Begins an ending; where one has begun already, that one goes on.
     pub fn begin(&mut self, ending: Ending, scene: &mut Scene<'_>) {
         if self.ending.is_some() {

@@ -218,15 +218,26 @@ impl Tunnel {
                 Due::Silence(side) => self.begin(Reason::HeartbeatTimeout(side).into(), now),
                 Due::Stall(side) => self.begin(Reason::FrameStalled(side).into(), now),
                 Due::Slow(side) => self.slow(side, now),
-                Due::Farewell(side) => {
-                    self.decide(now, |closing, scene| closing.expired(side, scene));
-                }
+                Due::Farewell(side) => self.farewell_due(side, now),
                 Due::Resume(side) => self.ends[side as usize].throttled = false,
                 Due::Idle => self.begin(Reason::IdleTimeout.into(), now),
                 Due::MaxAge => self.begin(Reason::MaxAge.into(), now),
             }
         }
         happened
+    }
+
+    /// A side that is still taking what was said before its Close, and not too slowly, has more
+    /// time: the Close has not left yet.
+    fn farewell_due(&mut self, side: Side, now: Instant) {
+        let patience = self.plan.close;
+        let stuck = self.ends[side as usize].out.stuck_since();
+        let moves = stuck.is_some_and(|since| now.saturating_duration_since(since) < patience);
+        if moves && self.closing.is_being_delivered_to(side) {
+            self.deadlines.set(Due::Farewell(side), now, Some(patience));
+        } else {
+            self.decide(now, |closing, scene| closing.expired(side, scene));
+        }
     }
 
     fn ping_due(&mut self, side: Side, now: Instant) {

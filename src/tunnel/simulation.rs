@@ -438,3 +438,31 @@ fn no_frame_stalls_while_its_receiver_is_waited_for() {
         assert_eq!(stage.report().await.ending.reason, Reason::Lost(Side::Upstream));
     });
 }
+
+#[test]
+fn what_was_said_before_a_close_is_delivered_to_a_slow_reader() {
+    LocalRuntime::new().unwrap().block_on(async {
+        let beat = Duration::from_millis(50);
+        let plan = Plan { backlog: 40_000, close: 4 * beat, ..patient() };
+        let (stage, [mut client, mut upstream]) = Stage::set(plan, 4096, [vec![], vec![]]);
+        let frame = Frame { opcode: OpCode::Data(Data::Binary), last: true, payload: vec![7; 996] };
+        let said = frame.encode(Side::Upstream).repeat(100);
+        let wire = [said, close(4000).encode(Side::Upstream)].concat();
+        let length = wire.len();
+        spawn_local(async move {
+            upstream.write_all(&wire).await.unwrap();
+            let mut room = [0; 100];
+            while upstream.read(&mut room).await.is_ok_and(|read| read > 0) {}
+        });
+        let mut seen = 0;
+        let mut room = [0; 10_000];
+        while seen < length {
+            let read = client.read(&mut room).await.unwrap();
+            assert!(read > 0, "cut after {seen} of {length} bytes");
+            seen += read;
+            sleep(beat).await;
+        }
+        client.write_all(&close(4000).encode(Side::Client)).await.unwrap();
+        assert_eq!(stage.report().await.ending.reason, Reason::Closed(Side::Upstream));
+    });
+}
