@@ -90,6 +90,15 @@ impl Plan {
         }
     }
 
+    /// Whether `sender` may be made to wait for its rate.
+    #[inline]
+    pub fn throttles(&self, sender: Side) -> bool {
+        let throttles = |allowance: &Option<Allowance>| {
+            matches!(allowance, Some(Allowance { action: Action::Throttle, .. }))
+        };
+        sender == Side::Client && (throttles(&self.messages) || throttles(&self.bytes))
+    }
+
     #[inline]
     pub fn beat(&self, side: Side) -> Beat {
         match side {

@@ -24,19 +24,21 @@ pub enum Leg {
 
 impl Leg {
     /// Reads plain bytes to `scratch.plain[HEADROOM..]` and says how many; 0 when the peer has
-    /// finished.
+    /// finished. At most `limit` are asked of the socket; a TLS record may bring more.
     #[inline]
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
+        limit: usize,
     ) -> Poll<io::Result<usize>> {
-        let room = HEADROOM..HEADROOM + READ;
+        let limit = limit.min(READ);
+        let room = HEADROOM..HEADROOM + limit;
         match self {
             Leg::Tcp(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Unix(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Tls(session) => {
-                session.poll_read(cx, &mut scratch.wire, &mut scratch.plain[HEADROOM..])
+                session.poll_read(cx, &mut scratch.wire[..limit], &mut scratch.plain[HEADROOM..])
             }
         }
     }

@@ -127,17 +127,19 @@ impl Served {
         let mut evicted = pin!(evicted.notified());
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
-            if !told && drained.as_mut().poll(cx).is_ready() {
-                told = true;
-                connection.finish();
-            }
             if evicted.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(End::Dropped);
             }
-            match Pin::new(&mut *connection).poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(End::Done),
-                Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
-                Poll::Pending => {}
+            if let Poll::Ready(end) = poll_connection(connection, cx) {
+                return Poll::Ready(end);
+            }
+            // Behind the first read: a request that has arrived is still answered.
+            if !told && drained.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.finish();
+                if let Poll::Ready(end) = poll_connection(connection, cx) {
+                    return Poll::Ready(end);
+                }
             }
             let Some((deadline, end)) = self.deadline() else { return Poll::Pending };
             if timer.deadline() != deadline {
@@ -207,6 +209,13 @@ impl Served {
         info!(outcome = outcome.as_str(), status, by, %client, route = "-", detail,
             "handshake refused");
     }
+}
+
+fn poll_connection<C>(connection: &mut C, cx: &mut Context<'_>) -> Poll<End>
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    Pin::new(connection).poll(cx).map(|result| result.map_or_else(End::Failed, |()| End::Done))
 }
 
 /// A response written by hand, for a connection that HTTP has given up.

@@ -102,10 +102,10 @@ pub async fn accept(
     socket: TcpListener,
     listener: Arc<Listener>,
     dispatch: Rc<Dispatch>,
+    _present: Occupant,
     mut draining: watch::Receiver<bool>,
     serve: impl Fn(Accepted),
 ) {
-    let _present = dispatch.occupancy.enter(None);
     let socket = match watched(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(address = %listener.local, %error, "cannot listen"),

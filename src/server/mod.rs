@@ -83,8 +83,10 @@ impl Server {
         let (sockets, inlets): (Vec<_>, Vec<_>) =
             (0..self.workers).map(|_| mpsc::unbounded_channel::<Accepted>()).unzip();
         let mut listeners: Vec<Vec<_>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (index, listener) in self.listeners.into_iter().enumerate() {
-            listeners[index % self.workers].push(listener);
+        for (index, (socket, listener)) in self.listeners.into_iter().enumerate() {
+            // Present before its worker is: a signal at once finds somebody to wait for.
+            let present = occupancy.enter(None);
+            listeners[index % self.workers].push((socket, listener, present));
         }
         let mut commands = Vec::new();
         for (own, (inlet, listeners)) in inlets.into_iter().zip(listeners).enumerate() {

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::connection;
 use super::listener::{self, Accepted, Dispatch, Listener};
+use super::occupancy::Occupant;
 use crate::control::{Command, Order, Registry};
 use crate::ending::{Ending, Reason};
 use crate::net::Scratch;
@@ -29,7 +30,7 @@ pub struct Setup {
     /// Its share of `backlog_total`.
     pub backlog: usize,
     /// The listeners it accepts for.
-    pub listeners: Vec<(TcpListener, Arc<Listener>)>,
+    pub listeners: Vec<(TcpListener, Arc<Listener>, Occupant)>,
     pub dispatch: Dispatch,
     pub sockets: mpsc::UnboundedReceiver<Accepted>,
     pub commands: mpsc::UnboundedReceiver<Command>,
@@ -50,10 +51,10 @@ async fn work(setup: Setup) {
     });
     let worker = proxy::Worker::new(snapshot, Registry::new(id), shared);
     let dispatch = Rc::new(dispatch);
-    for (socket, listener) in listeners {
+    for (socket, listener, present) in listeners {
         let serve = serve_by(worker.clone());
         let draining = worker.draining.subscribe();
-        spawn_local(listener::accept(socket, listener, dispatch.clone(), draining, serve));
+        spawn_local(listener::accept(socket, listener, dispatch.clone(), present, draining, serve));
     }
     let serve = serve_by(worker.clone());
     loop {

@@ -254,6 +254,11 @@ impl Closing {
                 self.leave(side, Manners::Truncated)
             }
             Farewell::Due(_) => Step::Wait,
+            // It is known to be silent: no answer is waited for.
+            Farewell::Told if self.is_silent(side) => {
+                self.over(side, scene);
+                Step::Drop
+            }
             Farewell::Told if self.has_answered(side) => self.leave(side, Manners::Complete),
             // It broke the protocol, so its answer could not be read: FIN now, and linger.
             Farewell::Told if !party.closed && scene.meters[side as usize].flow() == Flow::Deaf => {
@@ -296,6 +301,10 @@ impl Closing {
         } else {
             self.over(side, scene);
         }
+    }
+
+    fn is_silent(&self, side: Side) -> bool {
+        self.ending.is_some_and(|ending| ending.reason == Reason::HeartbeatTimeout(side))
     }
 
     /// The client is left once it has closed; an upstream, which as a server closes its

@@ -19,6 +19,9 @@ use crate::ws::{ClosePayload, Control, ControlFrame};
 /// Chunks of one direction in one poll: a firehose lets its neighbours have their turn.
 const CHUNKS: usize = 4;
 
+/// Bytes read at once of a client that may be throttled: what has to wait is kept.
+const THROTTLED_READ: usize = 4 << 10;
+
 /// One side of a tunnel.
 pub(super) struct End {
     pub(super) side: Side,
@@ -104,8 +107,9 @@ impl Pump<'_> {
             self.from.early.copy_to_slice(&mut room[..size]);
             return Poll::Ready(Some(size));
         }
+        let limit = if self.plan.throttles(self.from.side) { THROTTLED_READ } else { usize::MAX };
         let Some(leg) = self.from.out.leg() else { return Poll::Pending };
-        match ready!(leg.poll_read(cx, self.scratch)) {
+        match ready!(leg.poll_read(cx, self.scratch, limit)) {
             Ok(0) | Err(_) => Poll::Ready(None),
             Ok(size) => Poll::Ready(Some(size)),
         }
@@ -135,7 +139,11 @@ impl Pump<'_> {
                         self.send_on(passing.clone(), cx);
                         passing = at..at;
                     }
-                    self.control(frame, mask, cx)
+                    let event = self.control(frame, mask, cx);
+                    if event.is_none() && self.must_wait() {
+                        break;
+                    }
+                    event
                 }
                 Then::Close(payload, frame, mask) => Some(Event::Close(payload, frame, mask)),
                 Then::Refuse(reason) => Some(Event::Refused(reason)),
