@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -576,11 +577,16 @@ async fn a_consumer_that_never_reads_again_is_cut() {
 /// Sends frames until the edge takes no more, waits to be told why, and leaves within a frame.
 async fn flood_until_told(peer: &mut Peer, code: u16) {
     let bytes = flood_frame().masked(peer.writer.masks()).encode();
-    let stands_still = Duration::from_millis(300);
-    while let Ok(sent) = tokio::time::timeout(stands_still, peer.writer.try_send(&bytes)).await {
-        sent.expect("the tunnel stays while it flows");
-    }
-    assert_eq!(peer.close().await.code, Some(code));
+    let Peer { reader, writer } = peer;
+    let flood = async {
+        while writer.try_send(&bytes).await.is_ok() {}
+        std::future::pending::<Infallible>().await
+    };
+    let close = tokio::select! {
+        close = reader.close() => close,
+        never = flood => match never {},
+    };
+    assert_eq!(close.code, Some(code));
     let _ = peer.writer.try_shutdown().await;
 }
 
