@@ -23,12 +23,6 @@ impl Scratch {
         let buffer = |size: usize| vec![0; size].into_boxed_slice();
         Scratch { plain: buffer(HEADROOM + READ + RECORD), wire: buffer(READ), out: Vec::new() }
     }
-
-    /// Forgets what was on its way, and the room of an unusually large lot of it.
-    pub fn clear_out(&mut self) {
-        self.out.clear();
-        self.out.shrink_to(2 * READ);
-    }
 }
 
 impl Default for Scratch {
