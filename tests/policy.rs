@@ -248,7 +248,7 @@ async fn a_throttled_client_loses_nothing_and_keeps_its_rate() {
     let backend = Backend::tcp().await;
     let edge = Config::new(&backend.address)
         .route("limits.messages = { rate = \"50/s\", burst = 10, action = \"throttle\" }\nlimits.frame_stall = \"300ms\"")
-        .heartbeat("heartbeat = { interval = \"200ms\", timeout = \"400ms\" }")
+        .heartbeat("heartbeat = { interval = \"200ms\", timeout = \"400ms\", upstream = { interval = \"off\" } }")
         .start()
         .await;
     let (mut client, mut upstream) = open(&edge, &backend).await;
