@@ -174,7 +174,7 @@ impl Pump<'_> {
         self.deadlines.set(Due::Resume(self.from.side), self.now, Some(wait));
     }
 
-    /// Any byte is life (and may have made TLS say something for itself).
+    /// Any byte is life.
     #[inline]
     fn saw_life(&mut self, size: usize) {
         let side = self.from.side;
