@@ -12,9 +12,9 @@ use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPref
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Count, Lasting, OrOff};
 use super::{
-    Admittance, CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits,
-    Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin,
-    Reject, Rewrite, Route, Server, Upstream, file,
+    Admittance, CertificateFiles, ClientAuth, Config, Drain, Endpoint, HeaderEdits, Listener,
+    ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin, Reject,
+    Rewrite, Route, Server, Upstream, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
@@ -134,8 +134,8 @@ fn upstream(table: file::Upstream) -> Option<Upstream> {
     })
 }
 
-fn endpoint(endpoint: Spanned<super::names::Endpoint>) -> EndpointAddress {
-    endpoint.into_inner().0
+fn endpoint(endpoint: Spanned<super::names::Endpoint>) -> Endpoint {
+    endpoint.into_inner().0.into()
 }
 
 // ---- routes ----

@@ -228,11 +228,31 @@ pub struct ClientAuth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: Arc<str>,
-    pub endpoints: Vec<EndpointAddress>,
+    pub endpoints: Vec<Endpoint>,
     pub connect_timeout: Duration,
     pub handshake_timeout: Duration,
     /// The Host that upstreams see; `None` is `"pass"`: the client's.
     pub host: Option<HeaderValue>,
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// What it is known by besides its address.
+    pub id: Option<Arc<str>>,
+    /// At least 1.
+    pub weight: u32,
+    /// `None`: unbounded.
+    pub max_connections: Option<usize>,
+    pub backup: bool,
+}
+
+impl From<EndpointAddress> for Endpoint {
+    /// An address alone has every default.
+    fn from(address: EndpointAddress) -> Endpoint {
+        Endpoint { address, id: None, weight: 1, max_connections: None, backup: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -117,8 +117,9 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
         config.server.trusted_proxies.iter().map(IpNet::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "::1/128"]);
     let name = EndpointAddress::Name { host: "app.internal".into(), port: 9003 };
-    assert_eq!(config.upstreams[0].endpoints[2], name);
-    assert_eq!(config.upstreams[0].endpoints[3], EndpointAddress::Unix("/run/app.sock".into()));
+    assert_eq!(config.upstreams[0].endpoints[2], name.into());
+    let socket = EndpointAddress::Unix("/run/app.sock".into());
+    assert_eq!(config.upstreams[0].endpoints[3], socket.into());
     let route = &config.routes[0];
     assert_eq!(route.host, HostPattern::Below("example.com".into()));
     assert_eq!(route.path, PathPattern::Exact("/ws".into()));

@@ -3,20 +3,50 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use crate::config::EndpointAddress;
+use super::hashing::Weight;
+use crate::config::{self, EndpointAddress};
 
 #[derive(Debug)]
 pub struct Endpoint {
+    identity: Arc<str>,
     address: EndpointAddress,
     label: Arc<str>,
+    weight: Weight,
+    backup: bool,
+    max_connections: usize,
     connections: AtomicUsize,
 }
 
+/// Whether new connections may go to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Usable,
+    /// Only if no endpoint is usable.
+    Unhealthy,
+    /// Never.
+    Drained,
+}
+
 impl Endpoint {
-    pub fn new(address: EndpointAddress) -> Arc<Endpoint> {
-        let label = label(&address).into();
-        Arc::new(Endpoint { address, label, connections: AtomicUsize::new(0) })
+    pub fn new(endpoint: &config::Endpoint) -> Arc<Endpoint> {
+        let label: Arc<str> = label(&endpoint.address).into();
+        Arc::new(Endpoint {
+            identity: endpoint.id.clone().unwrap_or_else(|| label.clone()),
+            address: endpoint.address.clone(),
+            label,
+            weight: Weight::whole(endpoint.weight),
+            backup: endpoint.backup,
+            max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    /// What it is the same endpoint by, in another process and after a change of the file: its
+    /// `id`, or its address.
+    pub fn identity(&self) -> &Arc<str> {
+        &self.identity
     }
 
     pub fn address(&self) -> &EndpointAddress {
@@ -28,9 +58,29 @@ impl Endpoint {
         &self.label
     }
 
+    /// Used only where no other is usable.
+    pub fn is_backup(&self) -> bool {
+        self.backup
+    }
+
     /// Connections that are live or being made.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// It has all the connections that it may have.
+    pub fn is_full(&self) -> bool {
+        self.connections() >= self.max_connections
+    }
+
+    /// Whether a choice may fall on it. Health, ejection and drains speak here.
+    pub fn standing(&self, _now: Instant) -> Standing {
+        Standing::Usable
+    }
+
+    /// Its part of the load at the moment. A slow start speaks here.
+    pub fn weight(&self, _now: Instant) -> Weight {
+        self.weight
     }
 }
 
@@ -47,9 +97,12 @@ fn label(address: &EndpointAddress) -> String {
 pub struct Lease(Arc<Endpoint>);
 
 impl Lease {
-    pub fn new(endpoint: Arc<Endpoint>) -> Lease {
-        endpoint.connections.fetch_add(1, Ordering::Relaxed);
-        Lease(endpoint)
+    /// Takes a place, unless the endpoint is full. One atomic step, so that of many who want the
+    /// last place one gets it.
+    pub fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
+        let taken = |live: usize| (live < endpoint.max_connections).then_some(live + 1);
+        let (count, relaxed) = (&endpoint.connections, Ordering::Relaxed);
+        count.fetch_update(relaxed, relaxed, taken).ok().map(|_| Lease(endpoint.clone()))
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -73,12 +126,26 @@ impl fmt::Debug for Lease {
 mod tests {
     use super::*;
 
+    fn endpoint(max_connections: Option<usize>) -> Arc<Endpoint> {
+        let address = EndpointAddress::Unix("/run/chat.sock".into());
+        Endpoint::new(&config::Endpoint { max_connections, ..address.into() })
+    }
+
     #[test]
     fn a_lease_counts_for_as_long_as_it_lives() {
-        let endpoint = Endpoint::new(EndpointAddress::Unix("/run/chat.sock".into()));
-        let lease = Lease::new(endpoint.clone());
+        let endpoint = endpoint(None);
+        let lease = Lease::take(&endpoint);
         assert_eq!((endpoint.connections(), &**endpoint.label()), (1, "unix:/run/chat.sock"));
         drop(lease);
         assert_eq!(endpoint.connections(), 0);
+    }
+
+    #[test]
+    fn a_full_endpoint_gives_no_lease() {
+        let endpoint = endpoint(Some(1));
+        let lease = Lease::take(&endpoint).expect("the only place is free");
+        assert!(endpoint.is_full() && Lease::take(&endpoint).is_none());
+        drop(lease);
+        assert!(Lease::take(&endpoint).is_some());
     }
 }

@@ -7,17 +7,20 @@
 mod connect;
 mod endpoint;
 mod handshake;
+pub mod hashing;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderValue, Request, response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
-pub use self::endpoint::{Endpoint, Lease};
+pub use self::endpoint::{Endpoint, Lease, Standing};
 use crate::config;
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
@@ -27,10 +30,28 @@ use crate::ws::handshake::{Answer, AnswerFault, Offer};
 #[derive(Debug)]
 pub struct Cluster {
     name: Arc<str>,
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: ArcSwap<Endpoints>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
     host: Option<HeaderValue>,
+}
+
+/// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
+#[derive(Debug)]
+pub struct Endpoints(Box<[Arc<Endpoint>]>);
+
+impl FromIterator<Arc<Endpoint>> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Arc<Endpoint>>>(endpoints: I) -> Endpoints {
+        Endpoints(endpoints.into_iter().collect())
+    }
+}
+
+impl Deref for Endpoints {
+    type Target = [Arc<Endpoint>];
+
+    fn deref(&self) -> &[Arc<Endpoint>] {
+        &self.0
+    }
 }
 
 /// An upstream's answer to the handshake, checked.
@@ -70,7 +91,9 @@ impl Cluster {
     pub fn new(upstream: &config::Upstream) -> Cluster {
         Cluster {
             name: upstream.name.clone(),
-            endpoints: upstream.endpoints.iter().cloned().map(Endpoint::new).collect(),
+            endpoints: ArcSwap::from_pointee(
+                upstream.endpoints.iter().map(Endpoint::new).collect(),
+            ),
             connect_timeout: upstream.connect_timeout,
             handshake_timeout: upstream.handshake_timeout,
             host: upstream.host.clone(),
@@ -79,6 +102,23 @@ impl Cluster {
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// An endpoint as this cluster needs it, for a list that [`Cluster::replace`] takes.
+    #[must_use]
+    pub fn endpoint(&self, endpoint: &config::Endpoint) -> Arc<Endpoint> {
+        Endpoint::new(endpoint)
+    }
+
+    /// Its endpoints as they are now.
+    pub fn endpoints(&self) -> Arc<Endpoints> {
+        self.endpoints.load_full()
+    }
+
+    /// Puts other endpoints in their place. What stays is carried over as the same object, so
+    /// that it keeps its count; connections to what goes live on.
+    pub fn replace(&self, endpoints: Endpoints) {
+        self.endpoints.store(Arc::new(endpoints));
     }
 
     /// The Host that endpoints are called by, where it is not the client's.
@@ -106,8 +146,8 @@ impl Cluster {
 
     async fn dial(&self, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
-        for endpoint in &self.endpoints {
-            let lease = Lease::new(endpoint.clone());
+        for endpoint in self.endpoints().iter() {
+            let Some(lease) = Lease::take(endpoint) else { continue };
             let by = deadline.min(Instant::now() + self.connect_timeout);
             let fault = match timeout_at(by, connect::dial(endpoint.address())).await {
                 Ok(Ok(stream)) => return Ok((stream, lease)),
