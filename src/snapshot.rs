@@ -9,7 +9,7 @@ use crate::config::{self, Compression, Config, HeaderEdits, Reject, Rewrite, Utf
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, SeedFault};
 
 pub struct Snapshot {
     pub routes: Table<Arc<Route>>,
@@ -35,9 +35,10 @@ pub struct Route {
 }
 
 impl Snapshot {
-    pub fn new(config: &Config, page: Option<&'static str>) -> Snapshot {
-        let clusters: Vec<Arc<Cluster>> =
-            config.upstreams.iter().map(|upstream| Arc::new(Cluster::new(upstream))).collect();
+    /// Reads the seed files of upstreams.
+    pub fn new(config: &Config, page: Option<&'static str>) -> Result<Snapshot, SeedFault> {
+        let clusters = config.upstreams.iter().map(|upstream| Cluster::new(upstream).map(Arc::new));
+        let clusters: Vec<Arc<Cluster>> = clusters.collect::<Result<_, _>>()?;
         let routes = config.routes.iter().map(|route| {
             let place = Place {
                 host: route.host.clone(),
@@ -46,11 +47,11 @@ impl Snapshot {
             };
             (place, Arc::new(Route::new(route, clusters[route.upstream].clone())))
         });
-        Snapshot {
+        Ok(Snapshot {
             routes: Table::new(routes),
             trusted_proxies: config.server.trusted_proxies.clone(),
             page,
-        }
+        })
     }
 }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::balancing::Balancing;
 use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix, Payer};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Count, Lasting, OrOff};
 use super::{
-    Admittance, CertificateFiles, ClientAuth, Config, Drain, Endpoint, HeaderEdits, Listener,
-    ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin, Reject,
-    Rewrite, Route, Server, Upstream, file,
+    Admittance, AffinityCookie, Balance, CertificateFiles, ClientAuth, Config, Drain, HashKey,
+    HeaderEdits, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks,
+    Origin, Reject, Rewrite, Route, Server, Upstream, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
@@ -25,7 +26,8 @@ const CONTROL_BURST: u64 = 10;
 /// The configuration, and every file it names; relative names begin at `folder`.
 pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Vec<NamedFile>)> {
     let mut files = Files { folder, named: Vec::new() };
-    let upstreams: Vec<Upstream> = all(file.upstream.value?.0, upstream)?;
+    let upstreams: Vec<Upstream> =
+        all(file.upstream.value?.0, |table| upstream(table, &mut files))?;
     let config = Config {
         server: server(file.server.value?)?,
         listeners: all(file.listener.value?.0, |table| listener(table, &mut files))?,
@@ -123,19 +125,43 @@ fn listener_tls(table: file::ListenerTls, files: &mut Files<'_>) -> Option<Liste
 
 // ---- upstreams ----
 
-fn upstream(table: file::Upstream) -> Option<Upstream> {
+fn upstream(table: file::Upstream, files: &mut Files<'_>) -> Option<Upstream> {
     let endpoints = table.endpoints.value?;
+    let keys = table.hash_key.value?;
+    let bounded_load = table.bounded_load.value?.map(|factor| factor.0);
+    let seed = table.hash_seed_file.value?;
     Some(Upstream {
         name: table.name.value?.into_inner().0.into(),
-        endpoints: endpoints.into_iter().map(endpoint).collect(),
+        endpoints: endpoints.into_iter().map(|endpoint| endpoint.into_inner().0).collect(),
+        balance: balance(table.balance.value?, keys, bounded_load),
+        hash_seed_file: seed.map(|name| files.add(name, "hash seed")),
+        affinity_cookie: match table.affinity_cookie.value? {
+            Some(table) => Some(affinity_cookie(table)?),
+            None => None,
+        },
         connect_timeout: table.connect_timeout.value?.0,
         handshake_timeout: table.handshake_timeout.value?.0,
         host: table.host.value?.0,
     })
 }
 
-fn endpoint(endpoint: Spanned<super::names::Endpoint>) -> Endpoint {
-    endpoint.into_inner().0.into()
+/// `hash` where a key is written, else `least-connections`.
+fn balance(
+    stated: Option<Balancing>,
+    keys: Option<Vec<Spanned<HashKey>>>,
+    bounded_load: Option<u64>,
+) -> Balance {
+    let Some(keys) = keys else {
+        return match stated {
+            Some(Balancing::RoundRobin) => Balance::RoundRobin,
+            Some(Balancing::Hash | Balancing::LeastConnections) | None => Balance::LeastConnections,
+        };
+    };
+    Balance::Hash { keys: keys.into_iter().map(Spanned::into_inner).collect(), bounded_load }
+}
+
+fn affinity_cookie(table: file::AffinityCookie) -> Option<AffinityCookie> {
+    Some(AffinityCookie { name: table.name.value?.0, same_site: table.same_site.value? })
 }
 
 // ---- routes ----

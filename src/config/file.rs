@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
 use super::names::{
     ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
     Network, PathPrefix, Payer, SentHost, Subprotocol,
@@ -14,7 +15,9 @@ use super::names::{
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
-use super::{Compression, EndpointAddress, LogFormat, OriginPattern, Reject, Utf8};
+use super::{
+    Compression, EndpointAddress, HashKey, LogFormat, OriginPattern, Reject, SameSite, Utf8,
+};
 use crate::plan::Action;
 use crate::route::{HostPattern, PathPattern};
 
@@ -150,8 +153,18 @@ table! {
     "[[upstream]]": Upstream {
         /// What routes call it.
         name: Spanned<Name>,
-        /// Where its servers listen: "ip:port", "name:port" or "unix:/path".
+        /// Where its servers listen: "ip:port", "name:port" or "unix:/path", or a table.
         endpoints: Vec<Spanned<super::names::Endpoint>>,
+        /// How an endpoint is chosen; absent: "hash" with a `hash_key`, else "least-connections".
+        balance: Option<Balancing>,
+        /// What a client is known by, so that it comes to one endpoint: the first that is there.
+        hash_key: Option<Vec<Spanned<HashKey>>>,
+        /// A file whose content keys hashes and affinity cookies, the same on every replica.
+        hash_seed_file: Option<Spanned<FileName>>,
+        /// How far over its share of the connections an endpoint may be, as a factor.
+        bounded_load: Option<BoundedLoad>,
+        /// A cookie that brings a browser back to its endpoint.
+        affinity_cookie: Option<AffinityCookie>,
         /// For the connection to an endpoint.
         connect_timeout: Lasting = "5s",
         /// For the whole handshake: every dial and the endpoint's answer.
@@ -160,8 +173,7 @@ table! {
         host: SentHost = "pass",
     }
     later [
-        "resolve", "balance", "hash_key", "hash_seed_file", "bounded_load", "affinity_cookie",
-        "source_addresses", "tls", "health", "passive", "on_removed",
+        "resolve", "source_addresses", "tls", "health", "passive", "on_removed",
     ]
 }
 
@@ -170,8 +182,25 @@ table! {
     "an endpoint": Endpoint {
         /// "ip:port", "name:port" or "unix:/path".
         address: EndpointAddress,
+        /// Its part of the load against the others'.
+        weight: Weight = Literal::Whole("1"),
+        /// The most connections that it may have of this process.
+        max_connections: Option<Count>,
+        /// It is used only while no other is usable.
+        backup: bool = false,
+        /// What it is known by when keys are hashed; absent: its address.
+        id: Option<EndpointId>,
     }
-    later ["weight", "max_connections", "backup", "id"]
+}
+
+table! {
+    /// A cookie that brings a browser back to its endpoint.
+    "[upstream.affinity_cookie]": AffinityCookie {
+        /// What it is called.
+        name: CookieName = "wsgate_affinity",
+        /// Which pages' requests carry it: "none" needs TLS.
+        same_site: SameSite = "lax",
+    }
 }
 
 table! {

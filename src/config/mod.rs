@@ -1,11 +1,12 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
 //! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
-//! `names` and `origins` read what stands behind one key, `validate` knows what keys have to do with each
+//! `names`, `origins` and `balancing` read what stands behind one key, `validate` knows what keys have to do with each
 //! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
 //! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
 //! passed.
 
+mod balancing;
 mod build;
 mod diagnostics;
 mod file;
@@ -15,16 +16,17 @@ mod quantities;
 mod reader;
 mod schema;
 mod validate;
+mod validate_balancing;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -229,10 +231,57 @@ pub struct ClientAuth {
 pub struct Upstream {
     pub name: Arc<str>,
     pub endpoints: Vec<Endpoint>,
+    pub balance: Balance,
+    /// What hashes and cookies are keyed with, if a file says it.
+    pub hash_seed_file: Option<PathBuf>,
+    pub affinity_cookie: Option<AffinityCookie>,
     pub connect_timeout: Duration,
     pub handshake_timeout: Duration,
     /// The Host that upstreams see; `None` is `"pass"`: the client's.
     pub host: Option<HeaderValue>,
+}
+
+/// How a connection's endpoint is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    Hash {
+        /// At least one; the first that a request has is its key.
+        keys: Vec<HashKey>,
+        /// How far over its share an endpoint may be, in millionths, from 1,000,000.
+        bounded_load: Option<u64>,
+    },
+    LeastConnections,
+    RoundRobin,
+}
+
+/// What a request is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    Cookie(String),
+    Query(String),
+    Header(HeaderName),
+    /// Of the client's token.
+    Claim(String),
+    Path,
+    /// So many leading bits of the address.
+    ClientIp {
+        v4: u8,
+        v6: u8,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AffinityCookie {
+    pub name: String,
+    pub same_site: SameSite,
+}
+
+/// RFC 6265bis §5.6.7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    Lax,
+    Strict,
+    None,
 }
 
 /// One server of an upstream.
@@ -246,6 +295,14 @@ pub struct Endpoint {
     /// `None`: unbounded.
     pub max_connections: Option<usize>,
     pub backup: bool,
+}
+
+impl Endpoint {
+    /// What it is the same endpoint by, in another process and after a change of the file: its
+    /// `id`, or its address.
+    pub fn identity(&self) -> Arc<str> {
+        self.id.clone().unwrap_or_else(|| self.address.to_string().into())
+    }
 }
 
 impl From<EndpointAddress> for Endpoint {
@@ -264,6 +321,17 @@ pub enum EndpointAddress {
         port: u16,
     },
     Unix(PathBuf),
+}
+
+/// `10.0.0.1:9001`, `[::1]:9001`, `chat:9001` or `unix:/run/chat.sock`.
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndpointAddress::Ip(address) => write!(out, "{address}"),
+            EndpointAddress::Name { host, port } => write!(out, "{host}:{port}"),
+            EndpointAddress::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::quantities::Count;
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
 use super::{Compression, EndpointAddress, LogFormat, Reject, Utf8};
 use crate::plan::Action;
@@ -35,6 +36,8 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;
 
 words!(LogFormat, "a log format", [("json", LogFormat::Json), ("text", LogFormat::Text)]);
 words!(
@@ -194,9 +197,7 @@ impl Text for Subprotocol {
     const EXAMPLE: &'static str = "graphql-transport-ws";
 
     fn parse(text: &str) -> Result<Subprotocol, Complaint> {
-        let is_token =
-            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if text.is_empty() || !text.bytes().all(is_token) {
+        if !is_token(text) {
             let help = "write one name an entry, without spaces, commas or quotes";
             return Err(Complaint::malformed(
                 "it has a character that no subprotocol may have",
@@ -205,6 +206,12 @@ impl Text for Subprotocol {
         }
         Ok(Subprotocol(text.to_owned()))
     }
+}
+
+/// One or more characters of RFC 9110 §5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(fits)
 }
 
 // ---- addresses ----
@@ -351,14 +358,26 @@ pub(super) fn is_host_name(host: &str) -> bool {
 
 /// An endpoint: its address, or a table with it.
 #[derive(Debug)]
-pub(super) struct Endpoint(pub EndpointAddress);
+pub(super) struct Endpoint(pub super::Endpoint);
+
+impl Endpoint {
+    fn of(table: super::file::Endpoint) -> Option<Endpoint> {
+        Some(Endpoint(super::Endpoint {
+            address: table.address.value?,
+            id: table.id.value?.map(|id| id.0.into()),
+            weight: table.weight.value?.0,
+            max_connections: table.max_connections.value?.map(Count::as_usize),
+            backup: table.backup.value?,
+        }))
+    }
+}
 
 impl Read for Endpoint {
     fn read(node: &Node<'_>, faults: &mut Faults) -> Option<Endpoint> {
         if let DeValue::Table(_) = node.get_ref() {
-            return super::file::Endpoint::read(node, faults)?.address.value.map(Endpoint);
+            return Endpoint::of(super::file::Endpoint::read(node, faults)?);
         }
-        EndpointAddress::read(node, faults).map(Endpoint)
+        EndpointAddress::read(node, faults).map(|address| Endpoint(address.into()))
     }
 
     fn schema() -> Json {

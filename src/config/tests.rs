@@ -190,6 +190,75 @@ fn a_rate_has_its_own_number_at_once_and_the_action_of_its_kind() {
 }
 
 #[test]
+fn a_key_makes_the_balance_hash_and_its_absence_least_connections() {
+    let balance = |lines: &str| good(&upstream(lines)).upstreams[0].balance.clone();
+    let hash = |keys: Vec<HashKey>, bounded_load| Balance::Hash { keys, bounded_load };
+    assert_eq!(balance(""), Balance::LeastConnections);
+    assert_eq!(balance("balance = \"least-connections\""), Balance::LeastConnections);
+    assert_eq!(balance("balance = \"round-robin\""), Balance::RoundRobin);
+    assert_eq!(balance("hash_key = [\"path\"]"), hash(vec![HashKey::Path], None));
+    let bounded = "balance = \"hash\"\nhash_key = [\"client-ip\"]\nbounded_load = 2";
+    let client = HashKey::ClientIp { v4: 32, v6: 128 };
+    assert_eq!(balance(bounded), hash(vec![client], Some(2_000_000)));
+}
+
+#[test]
+fn keys_are_read_by_source_and_name() {
+    let text = upstream(
+        "hash_key = [\"cookie:a\", \"query:B[]\", \"header:X-C\", \"claim:a:b\", \
+         \"client-ip/24\"]\nbounded_load = 1.25\nhash_seed_file = \"seed\"\n\
+         affinity_cookie = { same_site = \"strict\" }",
+    );
+    let parsed = parse(&text).expect("a good file");
+    let upstream = &parsed.config.upstreams[0];
+    let keys = vec![
+        HashKey::Cookie("a".into()),
+        HashKey::Query("B[]".into()),
+        HashKey::Header("x-c".parse().expect("a header")),
+        HashKey::Claim("a:b".into()),
+        HashKey::ClientIp { v4: 24, v6: 64 },
+    ];
+    assert_eq!(upstream.balance, Balance::Hash { keys, bounded_load: Some(1_250_000) });
+    let cookie = AffinityCookie { name: "wsgate_affinity".into(), same_site: SameSite::Strict };
+    assert_eq!(upstream.affinity_cookie, Some(cookie));
+    assert_eq!(upstream.hash_seed_file.as_deref(), Some(Path::new("conf/seed")));
+    assert_eq!(parsed.files[0].purpose, "hash seed");
+    let of_ipv6 = good(&LEAST.replace("[[route]]", "hash_key = [\"client-ip/48\"]\n[[route]]"));
+    let keys = vec![HashKey::ClientIp { v4: 32, v6: 48 }];
+    assert_eq!(of_ipv6.upstreams[0].balance, Balance::Hash { keys, bounded_load: None });
+}
+
+#[test]
+fn an_endpoint_may_be_a_table() {
+    let text = LEAST.replace(
+        "[\"127.0.0.1:9001\"]",
+        "[\"127.0.0.1:9001\", { address = \"127.0.0.1:9002\", weight = 2, max_connections = 5000, \
+         backup = true, id = \"b\" }]",
+    );
+    let endpoints = good(&text).upstreams.remove(0).endpoints;
+    let address = |port| EndpointAddress::Ip(SocketAddr::from(([127, 0, 0, 1], port)));
+    assert_eq!(endpoints[0], address(9001).into());
+    let table = Endpoint {
+        address: address(9002),
+        id: Some("b".into()),
+        weight: 2,
+        max_connections: Some(5000),
+        backup: true,
+    };
+    assert_eq!(endpoints[1], table);
+    let identities: Vec<Arc<str>> = endpoints.iter().map(Endpoint::identity).collect();
+    assert_eq!(identities, ["127.0.0.1:9001".into(), "b".into()]);
+}
+
+#[test]
+fn a_cookie_that_needs_tls_may_come_by_a_proxys() {
+    let cookie = upstream("affinity_cookie = { name = \"__Host-at\", same_site = \"none\" }");
+    assert!(parse(&cookie).is_err());
+    good(&format!("[server]\ntrusted_proxies = [\"10.0.0.0/8\"]\n{cookie}"));
+    good(&cookie.replace("[[upstream]]", "[[listener]]\nlisten = \"127.0.0.1:1\"\ntls = { certificates = [{ chain = \"a\", key = \"b\" }] }\n[[upstream]]"));
+}
+
+#[test]
 fn messages_may_be_dropped_where_none_is_compressed() {
     let limits = "limits = { messages = { rate = \"1/s\", action = \"drop\" } }";
     let config = good(&route(&format!("compression = \"strip\"\n{limits}")));
@@ -289,6 +358,7 @@ fn validates(schema: &Json, value: &Json) -> bool {
         Some("string") => value.is_string(),
         Some("boolean") => value.is_boolean(),
         Some("integer") => value.is_u64(),
+        Some("number") => value.is_number(),
         Some(other) => panic!("a type that this test does not know: {other}"),
         None => true,
     };
@@ -305,8 +375,8 @@ fn validates(schema: &Json, value: &Json) -> bool {
         && one_of(&schema["anyOf"], &|choice| validates(choice, value))
         && one_of(&schema["enum"], &|choice| choice == value)
         && schema.get("const").is_none_or(|wanted| wanted == value)
-        && schema["minimum"].as_u64().is_none_or(|least| value.as_u64() >= Some(least))
-        && schema["maximum"].as_u64().is_none_or(|most| value.as_u64() <= Some(most))
+        && schema["minimum"].as_f64().is_none_or(|least| value.as_f64() >= Some(least))
+        && schema["maximum"].as_f64().is_none_or(|most| value.as_f64() <= Some(most))
         && schema["required"].as_array().is_none_or(|keys| keys.iter().all(has))
         && value.as_array().is_none_or(|all| all.iter().all(|e| validates(&schema["items"], e)))
         && value.as_object().is_none_or(|table| table.iter().all(key_is_good))
@@ -390,10 +460,7 @@ told! {
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
         + "unauthorized_code = 4001\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
-    later_keys_of_an_upstream: least_with(
-        "endpoints = [\"127.0.0.1:9001\"]",
-        "endpoints = [{ address = \"127.0.0.1:9001\", weight = 2 }]\nhash_key = [\"client-ip\"]",
-    ),
+    later_keys_of_an_upstream: upstream("resolve = { name = \"chat:9001\" }\nsource_addresses = []"),
     required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
         rewrite = {}\n",
     an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),
@@ -417,6 +484,38 @@ told! {
     bad_listen_addresses: "[[listener]]\nlisten = \":8443\"\n[[listener]]\nlisten = \"localhost:80\"\n\
         [[listener]]\nlisten = \"0.0.0.0\"\n[[listener]]\nlisten = \"127.0.0.1:99999\"\n".to_owned()
         + &LEAST.replace("[[listener]]\nlisten = \"127.0.0.1:8080\"", ""),
+    bad_keys: upstream("hash_key = [\"cookie\", \"cookie:a b\", \"query:a=b\", \"header:a b\", \
+        \"header:Sec-WebSocket-Key\", \"claim:\", \"client_ip\", \"client-ip/0\", \"client-ip/129\", \
+        \"client-ip/+8\", \"ip_hash\", \"paths\", 1]"),
+    no_key: upstream("hash_key = []"),
+    a_key_listed_twice: upstream("hash_key = [\"cookie:a\", \"cookie:a\"]"),
+    a_key_behind_one_that_all_have: upstream("hash_key = [\"client-ip\", \"cookie:a\"]"),
+    a_bad_balance: upstream("balance = \"ip_hash\""),
+    hash_without_a_key: upstream("balance = \"hash\"\nhash_seed_file = \"seed\"\nbounded_load = 1.5"),
+    keys_beside_another_balance: upstream("balance = \"round-robin\"\nhash_key = [\"path\"]\n\
+        bounded_load = 1.5"),
+    a_load_that_cannot_be: upstream("hash_key = [\"client-ip\"]\nbounded_load = 0.9"),
+    a_load_that_bounds_nothing: upstream("hash_key = [\"client-ip\"]\nbounded_load = inf"),
+    a_load_that_is_no_number: upstream("hash_key = [\"client-ip\"]\nbounded_load = \"125%\""),
+    a_bounded_load_beside_a_shared_key: upstream("hash_key = [\"cookie:a\", \"query:room\"]\n\
+        bounded_load = 1.25"),
+    bad_cookies: upstream("affinity_cookie = { name = \"a;b\", same_site = \"Lax\" }"),
+    a_cookie_without_tls: upstream("affinity_cookie = { same_site = \"none\" }"),
+    a_secure_name_without_tls: upstream("affinity_cookie = { name = \"__Secure-a\" }"),
+    one_cookie_of_two_upstreams: upstream("affinity_cookie = {}\n[[upstream]]\nname = \"b\"\n\
+        endpoints = [\"127.0.0.1:9002\"]\naffinity_cookie = {}")
+        + "[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"b\"\n",
+    bad_tables_of_endpoints: least_with("\"127.0.0.1:9001\"", "\
+        { address = \"a:1\", weight = 0 }, { address = \"a:2\", weight = 70000 }, \
+        { address = \"a:3\", weight = \"2\" }, { address = \"a:4\", max_connections = 0 }, \
+        { address = \"a:5\", backup = \"yes\" }, { address = \"a:6\", id = \"\" }, \
+        { address = \"a:7\", wieght = 2 }"),
+    two_endpoints_of_one_identity: least_with("\"127.0.0.1:9001\"", "\
+        \"a:1\", { address = \"a:2\", id = \"a:1\" }, { address = \"a:3\", id = \"b\" }, \
+        { address = \"a:4\", id = \"b\" }"),
+    an_address_twice_under_two_ids: least_with("\"127.0.0.1:9001\"", "\
+        { address = \"a:1\", id = \"a\" }, { address = \"a:1\", id = \"b\" }"),
+    only_backups: least_with("\"127.0.0.1:9001\"", "{ address = \"a:1\", backup = true }"),
     bad_endpoints: least_with("\"127.0.0.1:9001\"", "\"127.0.0.1\", \"http://app:9001/ws\", \
         \"127.0.0.1:0\",\n  \"::1\", \"unix:app.sock\", \"300.1.1.1:80\", \"a b:80\", 9001"),
     an_endpoint_twice: least_with("\"127.0.0.1:9001\"", "\"127.0.0.1:9001\", \"127.0.0.1:9001\""),

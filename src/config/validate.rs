@@ -16,7 +16,7 @@ use super::names::Name;
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
-use super::{Compression, Parsed, Utf8, build};
+use super::{Compression, Parsed, Utf8, build, validate_balancing as balancing};
 use crate::plan::Action;
 use crate::route::{HostPattern, PathPattern};
 
@@ -37,15 +37,15 @@ pub(super) fn config(file: File, faults: Faults, folder: &Path) -> Result<Parsed
     Ok(Parsed { config, warnings, files })
 }
 
-fn all_listeners(file: &File) -> &[Listener] {
+pub(super) fn all_listeners(file: &File) -> &[Listener] {
     file.listener.get().map_or(&[], |tables| &tables.0)
 }
 
-fn all_upstreams(file: &File) -> &[Upstream] {
+pub(super) fn all_upstreams(file: &File) -> &[Upstream] {
     file.upstream.get().map_or(&[], |tables| &tables.0)
 }
 
-fn all_routes(file: &File) -> &[Route] {
+pub(super) fn all_routes(file: &File) -> &[Route] {
     file.route.get().map_or(&[], |tables| &tables.0)
 }
 
@@ -127,7 +127,7 @@ fn listener_tls(tls: &ListenerTls, found: &mut Faults) {
     }
 }
 
-fn within(fault: &Diagnostic, span: &Span) -> bool {
+pub(super) fn within(fault: &Diagnostic, span: &Span) -> bool {
     fault.span.as_ref().is_some_and(|at| span.start <= at.start && at.end <= span.end)
 }
 
@@ -141,7 +141,9 @@ fn upstreams(file: &File, found: &mut Faults) {
     refuse_twin_names(names, "upstream", found);
     for upstream in all_upstreams(file) {
         endpoints(upstream, found);
+        balancing::upstream(upstream, file, found);
     }
+    balancing::shared_cookies(file, found);
 }
 
 fn refuse_twin_names<'a>(
@@ -165,7 +167,8 @@ fn endpoints(upstream: &Upstream, found: &mut Faults) {
             .help("write where a server listens, such as [\"127.0.0.1:9001\"]");
         found.push(fault);
     }
-    let addresses = endpoints.iter().map(|endpoint| (&endpoint.get_ref().0, endpoint.span()));
+    let addresses =
+        endpoints.iter().map(|endpoint| (&endpoint.get_ref().0.address, endpoint.span()));
     refuse_twins(addresses, found, |_| {
         let help = "each endpoint stands once; take one out";
         ("one endpoint is listed twice".to_owned(), help.to_owned())

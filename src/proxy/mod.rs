@@ -8,6 +8,7 @@ mod attempt;
 pub mod body;
 pub mod headers;
 pub mod rejection;
+mod stickiness;
 mod turn_away;
 mod websocket;
 

@@ -24,6 +24,7 @@ use super::headers::{
     ClientAddress, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
 };
 use super::rejection::Rejection;
+use super::stickiness::{Sticky, append_cookie};
 use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, retry_after};
 use crate::control::Seat;
@@ -121,11 +122,15 @@ async fn shake(
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
     let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
-    let opened = match route.cluster.connect(&admission, outgoing, &offer).await? {
+    let sticky = Sticky::of(parts, downstream.scheme, attempt.client(), &route.cluster);
+    let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
             attempt.refused_by_upstream(answer.status().as_u16());
-            return Ok((passed(answer, lease, route), None));
+            let cookie = sticky.cookie(lease.endpoint());
+            let mut response = passed(answer, lease, route);
+            append_cookie(response.headers_mut(), cookie);
+            return Ok((response, None));
         }
     };
     // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
@@ -133,12 +138,13 @@ async fn shake(
         return Err(Rejection::Draining(retry_after()));
     }
     attempt.done();
-    let response = switching(client_headers(
+    let mut response = switching(client_headers(
         &opened.head.headers,
         &upgrade.accept(),
         &opened.answer,
         &route.response_headers,
     ));
+    append_cookie(response.headers_mut(), sticky.cookie(opened.lease.endpoint()));
     let upstream = Entrance {
         leg: opened.leg,
         early: unpinned(&opened.early),

@@ -48,12 +48,12 @@ pub enum Signal {
 }
 
 impl Server {
-    /// Binds the listeners and reads their certificates. `page` is served at `/` where no route
+    /// Binds the listeners and reads their certificates and the upstreams' seeds. `page` is served at `/` where no route
     /// is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let listeners = config.listeners.iter().map(listener::bind).collect::<Result<_, _>>()?;
         Ok(Server {
-            snapshot: Arc::new(Snapshot::new(config, page)),
+            snapshot: Arc::new(Snapshot::new(config, page)?),
             listeners,
             workers: workers(config),
             backlog_total: config.server.backlog_total,

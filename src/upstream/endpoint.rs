@@ -2,21 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::hashing::Weight;
+use super::hashing::{Mark, Weight};
 use crate::config::{self, EndpointAddress};
 
 #[derive(Debug)]
 pub struct Endpoint {
     identity: Arc<str>,
+    mark: Mark,
+    code: Option<Box<str>>,
     address: EndpointAddress,
     label: Arc<str>,
     weight: Weight,
     backup: bool,
     max_connections: usize,
     connections: AtomicUsize,
+    turn: Turn,
 }
 
 /// Whether new connections may go to an endpoint.
@@ -30,16 +33,23 @@ pub enum Standing {
 }
 
 impl Endpoint {
-    pub fn new(endpoint: &config::Endpoint) -> Arc<Endpoint> {
-        let label: Arc<str> = label(&endpoint.address).into();
+    /// `mark` is what its identity hashes to, `code` what affinity cookies call it.
+    pub(super) fn new(
+        endpoint: &config::Endpoint,
+        mark: Mark,
+        code: Option<Box<str>>,
+    ) -> Arc<Endpoint> {
         Arc::new(Endpoint {
-            identity: endpoint.id.clone().unwrap_or_else(|| label.clone()),
+            identity: endpoint.identity(),
+            mark,
+            code,
             address: endpoint.address.clone(),
-            label,
+            label: endpoint.address.to_string().into(),
             weight: Weight::whole(endpoint.weight),
             backup: endpoint.backup,
             max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
             connections: AtomicUsize::new(0),
+            turn: Turn::default(),
         })
     }
 
@@ -47,6 +57,18 @@ impl Endpoint {
     /// `id`, or its address.
     pub fn identity(&self) -> &Arc<str> {
         &self.identity
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    pub(super) fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    pub(super) fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     pub fn address(&self) -> &EndpointAddress {
@@ -84,12 +106,14 @@ impl Endpoint {
     }
 }
 
-/// `10.0.0.1:9001`, `chat:9001` or `unix:/run/chat.sock`.
-fn label(address: &EndpointAddress) -> String {
-    match address {
-        EndpointAddress::Ip(address) => address.to_string(),
-        EndpointAddress::Name { host, port } => format!("{host}:{port}"),
-        EndpointAddress::Unix(path) => format!("unix:{}", path.display()),
+/// How far an endpoint has come in a round. Who advances turns holds its balancer's lock.
+#[derive(Debug, Default)]
+pub(super) struct Turn(AtomicI64);
+
+impl Turn {
+    /// Where it stands then.
+    pub fn advance(&self, by: i64) -> i64 {
+        self.0.fetch_add(by, Ordering::Relaxed).wrapping_add(by)
     }
 }
 
@@ -124,11 +148,13 @@ impl fmt::Debug for Lease {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hashing::Seed;
     use super::*;
 
     fn endpoint(max_connections: Option<usize>) -> Arc<Endpoint> {
         let address = EndpointAddress::Unix("/run/chat.sock".into());
-        Endpoint::new(&config::Endpoint { max_connections, ..address.into() })
+        let endpoint = config::Endpoint { max_connections, ..address.into() };
+        Endpoint::new(&endpoint, Seed::default().mark(&endpoint.identity()), None)
     }
 
     #[test]

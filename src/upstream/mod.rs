@@ -4,10 +4,14 @@
 //! connection is fresh, and never shared. What comes of it is [`Connected`], which holds a
 //! [`Lease`] on its endpoint for as long as it lives.
 
+mod affinity;
+mod balance;
 mod connect;
 mod endpoint;
 mod handshake;
 pub mod hashing;
+pub mod seed;
+mod stickiness;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,8 +24,14 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
+use self::affinity::Affinity;
+use self::balance::Balancer;
+pub use self::balance::Choice;
 pub use self::endpoint::{Endpoint, Lease, Standing};
-use crate::config;
+use self::hashing::Seed;
+pub use self::seed::SeedFault;
+pub use self::stickiness::{Asking, Wish};
+use crate::config::{self, Balance, HashKey};
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
 use crate::ws::handshake::{Answer, AnswerFault, Offer};
@@ -31,13 +41,17 @@ use crate::ws::handshake::{Answer, AnswerFault, Offer};
 pub struct Cluster {
     name: Arc<str>,
     endpoints: ArcSwap<Endpoints>,
+    balancer: Balancer,
+    seed: Seed,
+    hash_keys: Vec<HashKey>,
+    affinity: Option<Affinity>,
     connect_timeout: Duration,
     handshake_timeout: Duration,
     host: Option<HeaderValue>,
 }
 
 /// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Endpoints(Box<[Arc<Endpoint>]>);
 
 impl FromIterator<Arc<Endpoint>> for Endpoints {
@@ -88,16 +102,27 @@ pub enum ConnectError {
 }
 
 impl Cluster {
-    pub fn new(upstream: &config::Upstream) -> Cluster {
-        Cluster {
+    /// Reads the upstream's seed file, if it has one.
+    pub fn new(upstream: &config::Upstream) -> Result<Cluster, SeedFault> {
+        let secret = upstream.hash_seed_file.as_deref().map(seed::read).transpose()?;
+        let seed = secret.as_deref().map_or(Seed::default(), Seed::new);
+        let affinity = upstream.affinity_cookie.as_ref();
+        let cluster = Cluster {
             name: upstream.name.clone(),
-            endpoints: ArcSwap::from_pointee(
-                upstream.endpoints.iter().map(Endpoint::new).collect(),
-            ),
+            endpoints: ArcSwap::default(),
+            balancer: Balancer::new(&upstream.balance, seed),
+            seed,
+            hash_keys: match &upstream.balance {
+                Balance::Hash { keys, .. } => keys.clone(),
+                Balance::LeastConnections | Balance::RoundRobin => Vec::new(),
+            },
+            affinity: affinity.map(|cookie| Affinity::new(cookie, secret.as_deref())),
             connect_timeout: upstream.connect_timeout,
             handshake_timeout: upstream.handshake_timeout,
             host: upstream.host.clone(),
-        }
+        };
+        cluster.replace(upstream.endpoints.iter().map(|it| cluster.endpoint(it)).collect());
+        Ok(cluster)
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -107,7 +132,9 @@ impl Cluster {
     /// An endpoint as this cluster needs it, for a list that [`Cluster::replace`] takes.
     #[must_use]
     pub fn endpoint(&self, endpoint: &config::Endpoint) -> Arc<Endpoint> {
-        Endpoint::new(endpoint)
+        let identity = endpoint.identity();
+        let code = self.affinity.as_ref().map(|affinity| affinity.code(&identity));
+        Endpoint::new(endpoint, self.seed.mark(&identity), code)
     }
 
     /// Its endpoints as they are now.
@@ -126,17 +153,43 @@ impl Cluster {
         self.host.as_ref()
     }
 
-    /// Dials the first endpoint that can be reached and offers it `offer`, written in `request`;
-    /// all of it within `handshake_timeout`. Once an endpoint has been sent a byte, no other is
-    /// tried. Nothing is dialled for who was not admitted.
+    /// Where a request wants to go.
+    pub fn wish(&self, asking: &Asking<'_>) -> Wish {
+        let affinity = self.affinity.as_ref();
+        Wish {
+            affinity: affinity.and_then(|it| it.named(asking.headers, &self.endpoints())),
+            key: stickiness::key(&self.hash_keys, asking, self.seed),
+        }
+    }
+
+    /// The endpoints for `wish`, one after the other.
+    pub fn choice<'a>(&'a self, wish: &'a Wish) -> Choice<'a> {
+        Choice::new(&self.balancer, self.endpoints(), wish, rand::random())
+    }
+
+    /// The Set-Cookie for who came to `endpoint` and has no cookie for it.
+    pub fn affinity_cookie(
+        &self,
+        wish: &Wish,
+        endpoint: &Arc<Endpoint>,
+        secure: bool,
+    ) -> Option<HeaderValue> {
+        let known = wish.affinity.as_ref().is_some_and(|named| Arc::ptr_eq(named, endpoint));
+        if known { None } else { self.affinity.as_ref()?.cookie(endpoint, secure) }
+    }
+
+    /// Dials the endpoint that `wish` comes to, or the next best that can be reached, and offers it
+    /// `offer`, written in `request`; all of it within `handshake_timeout`. Once an endpoint has
+    /// been sent a byte, no other is tried. Nothing is dialled for who was not admitted.
     pub async fn connect(
         &self,
         _admission: &Admission,
+        wish: &Wish,
         request: Request<Empty<Bytes>>,
         offer: &Offer,
     ) -> Result<Connected, ConnectError> {
         let deadline = Instant::now() + self.handshake_timeout;
-        let (stream, lease) = self.dial(deadline).await?;
+        let (stream, lease) = self.dial(wish, deadline).await?;
         let endpoint = lease.endpoint().label().clone();
         match timeout_at(deadline, handshake::shake(stream, request, offer, lease)).await {
             Ok(result) => result,
@@ -144,10 +197,11 @@ impl Cluster {
         }
     }
 
-    async fn dial(&self, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
+    async fn dial(&self, wish: &Wish, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
-        for endpoint in self.endpoints().iter() {
-            let Some(lease) = Lease::take(endpoint) else { continue };
+        let mut choice = self.choice(wish);
+        while let Some(lease) = choice.next(Instant::now().into_std()) {
+            let endpoint = lease.endpoint();
             let by = deadline.min(Instant::now() + self.connect_timeout);
             let fault = match timeout_at(by, connect::dial(endpoint.address())).await {
                 Ok(Ok(stream)) => return Ok((stream, lease)),
@@ -158,6 +212,7 @@ impl Cluster {
             if Instant::now() >= deadline {
                 break;
             }
+            choice.failed();
         }
         Err(last)
     }
