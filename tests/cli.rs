@@ -129,13 +129,14 @@ async fn run_says_of_a_faulty_file_exactly_what_check_says() {
 }
 
 #[tokio::test]
-async fn the_files_of_conf_are_good_once_their_certificates_are_made() {
+async fn the_files_of_conf_are_good_once_the_files_they_name_are_made() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut making = wsgate(&["demo", "--certificate-only"]);
     let made = Program::start(making.current_dir(folder.path())).ended(PATIENCE).await;
     assert_succeeds(&made);
     std::fs::copy(authority().file("ca.pem"), folder.path().join("certs/clients.pem"))
         .expect("the clients' authority");
+    std::fs::write(folder.path().join("certs/seed"), "a seed").expect("a seed for hashes");
     std::fs::create_dir(folder.path().join("conf")).expect("a folder");
     for name in ["wsgate.toml", "reference.toml"] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
