@@ -24,7 +24,7 @@
 //! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
-//! | [`upstream`] | clusters, endpoints, dialling, the edge's own handshake |
+//! | [`upstream`] | clusters, endpoints, the choice of one, dialling, the edge's own handshake |
 //! | [`policy`] | who may come in: networks, origins, rates, caps → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |

@@ -38,10 +38,17 @@ impl Server {
         Server { name, address, accepting }
     }
 
-    /// Nobody listens there any more, and its connections are gone.
+    /// Nobody listens there any more, and its connections are gone. A program that another test
+    /// starts at this moment has the listener too until it is executed, so it is waited for.
     async fn stop(&mut self) {
         self.accepting.abort();
         let _ = (&mut self.accepting).await;
+        soon("a connection is refused", async {
+            while TcpStream::connect(self.address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     async fn restart(&mut self) {

@@ -1,5 +1,7 @@
 //! What the keys of balancing have to do with each other, and with the rest of the file.
 
+use std::collections::BTreeSet;
+
 use super::balancing::Balancing;
 use super::diagnostics::Diagnostic;
 use super::file::{AffinityCookie, File, Upstream};
@@ -22,27 +24,23 @@ pub(super) fn upstream(upstream: &Upstream, file: &File, found: &mut Faults) {
 
 fn identities(upstream: &Upstream, found: &mut Faults) {
     let endpoints = upstream.endpoints.get().into_iter().flatten();
-    let named = endpoints.clone().filter(|endpoint| {
-        let address = endpoint.get_ref().0.address.to_string();
-        // One address twice was complained of already.
-        let same = |other: &&toml::Spanned<super::names::Endpoint>| {
-            other.get_ref().0.address.to_string() == address
-        };
-        endpoints.clone().filter(same).count() == 1
-    });
+    // One address twice was complained of already.
+    let mut addresses = BTreeSet::new();
+    let named = endpoints.filter(|endpoint| addresses.insert(&endpoint.get_ref().0.address));
     let identities = named.map(|endpoint| (endpoint.get_ref().0.identity(), endpoint.span()));
     refuse_twins(identities, found, |identity| {
         let message = format!("two endpoints are both known as {identity:?}");
-        (
-            message,
-            "keys and cookies could not tell them apart; give one of them another id".to_owned(),
-        )
+        let help = "keys and cookies could not tell them apart; give one of them another id";
+        (message, help.to_owned())
     });
 }
 
 fn backups(upstream: &Upstream, found: &mut Faults) {
     let Some(endpoints) = upstream.endpoints.get() else { return };
-    if endpoints.is_empty() || endpoints.iter().any(|endpoint| !endpoint.get_ref().0.backup) {
+    // Endpoints at fault are left out of the list, and may have been primaries.
+    let incomplete = found.iter().any(|fault| within(fault, &upstream.endpoints.span));
+    let primary = endpoints.iter().any(|endpoint| !endpoint.get_ref().0.backup);
+    if endpoints.is_empty() || primary || incomplete {
         return;
     }
     let fault = Diagnostic::fault(upstream.endpoints.span.clone(), "every endpoint is a backup")
