@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, clean};
 use super::body::Body;
 use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
 use super::rejection::Rejection;
@@ -142,6 +142,7 @@ async fn shake(
         early: unpinned(&opened.early),
         deflate: opened.answer.compresses(),
         check_utf8: route.check_utf8,
+        rates: None,
     };
     let (lease, client) = (opened.lease, attempt.client().addr);
     let (route, downstream) = (route.clone(), downstream.clone());
@@ -238,6 +239,7 @@ impl Prepared {
             early: unpinned(&parts.read_buf),
             deflate: upstream.deflate,
             check_utf8: upstream.check_utf8,
+            rates: admission.rates(),
         };
         let tally = worker.tally(&route.name);
         let tunnel = Tunnel::new(
@@ -255,7 +257,7 @@ impl Prepared {
             tally,
             seat,
             lease,
-            _admission: admission,
+            admission,
             _downstream: downstream,
             route,
             client,
@@ -278,8 +280,8 @@ struct Life {
     tally: Arc<RouteTally>,
     seat: Seat,
     lease: Lease,
-    /// Its place under the caps.
-    _admission: Admission,
+    /// Who it is, and its places under the caps.
+    admission: Admission,
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     route: Arc<Route>,
@@ -302,13 +304,18 @@ impl Life {
     fn log_opened(&self) {
         let (id, client) = (self.seat.id(), self.client);
         let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
-        debug!(%id, %client, route, endpoint, "tunnel opened");
+        debug!(%id, %client, subject = self.subject(), route, endpoint, "tunnel opened");
+    }
+
+    fn subject(&self) -> Option<String> {
+        self.admission.subject().map(|subject| clean(subject.as_str()))
     }
 
     fn log_ended(&self, report: &Report) {
         let (id, client) = (self.seat.id(), self.client);
         let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
         let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let subject = self.subject();
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
@@ -317,7 +324,7 @@ impl Life {
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    %id, %client, route, endpoint, duration_ms,
+                    %id, %client, subject, route, endpoint, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
                     reason, by = by.as_str(), close_sent, code, "tunnel ended"
                 )
