@@ -984,7 +984,7 @@ mod tests {
         let of_subject = || meter(Side::Client).sharing(shared.clone());
         let (mut one, mut other, mut stranger) = (of_subject(), of_subject(), meter(Side::Client));
         let text = frame(TEXT, true, b"hi");
-        let mut then = |meter: &mut Meter, plan| meter.scan(start, &text, plan, &tally).then;
+        let then = |meter: &mut Meter, plan| meter.scan(start, &text, plan, &tally).then;
         assert_eq!(then(&mut one, &messages), Then::More);
         assert_eq!(then(&mut other, &messages), Then::More);
         assert_eq!(then(&mut stranger, &messages), Then::More);
