@@ -21,14 +21,11 @@ impl<'a> Sticky<'a> {
         parts: &Parts,
         scheme: Scheme,
         client: ClientAddress,
+        claim: &dyn Fn(&str) -> Option<String>,
         cluster: &'a Cluster,
     ) -> Sticky<'a> {
-        let asking = Asking {
-            headers: &parts.headers,
-            uri: &parts.uri,
-            client: client.addr,
-            claim: &|_| None,
-        };
+        let (headers, uri) = (&parts.headers, &parts.uri);
+        let asking = Asking { headers, uri, client: client.addr, claim };
         let secure = scheme == Scheme::Https || came_by_tls(&parts.headers, client);
         Sticky { cluster, wish: cluster.wish(&asking), secure }
     }
