@@ -64,7 +64,7 @@ fn unfit_certificates(loaded: &Loaded) -> Vec<Diagnostic> {
     }
     let faults = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let diagnostic = |fault: TlsFault| {
-        let named = loaded.files.iter().find(|file| file.path == fault.path());
+        let named = loaded.files.iter().find(|file| Some(&*file.path) == fault.path());
         let span = named.map_or(0..0, |file| file.span.clone());
         Diagnostic::fault(span, fault.to_string()).label("this file")
     };
