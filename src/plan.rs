@@ -52,7 +52,16 @@ impl Sizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowance {
     pub rate: Rate,
+    pub per: Payer,
     pub action: Action,
+}
+
+/// What has a rate for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payer {
+    Connection,
+    /// All connections of one subject together, on all workers.
+    Subject,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +106,12 @@ impl Plan {
             matches!(allowance, Some(Allowance { action: Action::Throttle, .. }))
         };
         sender == Side::Client && (throttles(&self.messages) || throttles(&self.bytes))
+    }
+
+    /// Whether a subject's connections share a rate.
+    pub fn counts_subjects(&self) -> bool {
+        let allowances = [&self.messages, &self.bytes];
+        allowances.into_iter().flatten().any(|allowance| allowance.per == Payer::Subject)
     }
 
     #[inline]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix, Payer};
+use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Count, Lasting, OrOff};
 use super::{
@@ -152,6 +152,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         handshakes: limits.handshakes.value.take()?,
         connections: limits.connections.value.take()?,
     };
+    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?)?;
+    let rates_per_subject = plan.counts_subjects();
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
         host: table.host.value?.unwrap_or(HostPattern::Any),
@@ -166,10 +168,10 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
-        admittance: admittance(gates)?,
+        admittance: Admittance { rates_per_subject, ..admittance(gates)? },
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
-        plan: Arc::new(plan(limits, table.heartbeat.value?, table.timeouts.value?)?),
+        plan: Arc::new(plan),
     })
 }
 
@@ -262,15 +264,13 @@ fn plan(
 }
 
 fn messages(table: file::Messages) -> Option<Allowance> {
-    let Payer::Connection = table.per.value?;
     let rate = table.rate.value?.at_once(table.burst.value?);
-    Some(Allowance { rate, action: table.action.value? })
+    Some(Allowance { rate, per: table.per.value?, action: table.action.value? })
 }
 
 fn bytes(table: file::ByteRate) -> Option<Allowance> {
-    let Payer::Connection = table.per.value?;
     let rate = table.rate.value?.at_once(table.burst.value?);
-    Some(Allowance { rate, action: table.action.value?.0 })
+    Some(Allowance { rate, per: table.per.value?, action: table.action.value?.0 })
 }
 
 fn sizes(frame: OrOff<Bytes>, message: OrOff<Bytes>) -> Sizes {

@@ -9,13 +9,13 @@ use toml::Spanned;
 
 use super::names::{
     ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
-    Network, PathPrefix, Payer, SentHost, Subprotocol,
+    Network, PathPrefix, SentHost, Subprotocol,
 };
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
 use super::{Compression, EndpointAddress, LogFormat, OriginPattern, Reject, Utf8};
-use crate::plan::Action;
+use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
 
 /// A size that may be any.
@@ -305,7 +305,7 @@ table! {
         rate: PerTime,
         /// So many at once; absent: the rate's own number.
         burst: Option<Count>,
-        /// What has the rate for itself.
+        /// What has the rate for itself: a connection, or all of one subject together.
         per: Payer = "connection",
         /// What becomes of a message over it; "drop" needs compression = "strip".
         action: Action = "close",
@@ -319,7 +319,7 @@ table! {
         rate: BytesPerTime,
         /// So many at once; absent: the rate's own number.
         burst: Option<AnySize>,
-        /// What has the rate for itself.
+        /// What has the rate for itself: a connection, or all of one subject together.
         per: Payer = "connection",
         /// What becomes of a client over it.
         action: ByteAction = "throttle",

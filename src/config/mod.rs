@@ -278,7 +278,18 @@ pub struct Admittance {
     /// Live connections of all clients together, and of one.
     pub connections_total: Option<usize>,
     pub connections_per_client: Option<usize>,
+    /// Of one subject.
+    pub connections_per_subject: Option<usize>,
+    /// Messages or bytes have a rate that a subject's connections share.
+    pub rates_per_subject: bool,
     pub reject: Reject,
+}
+
+impl Admittance {
+    /// Whether the route must know who comes, to count it.
+    pub fn counts_subjects(&self) -> bool {
+        self.connections_per_subject.is_some() || self.rates_per_subject
+    }
 }
 
 /// `deny` goes before `allow`; an empty `allow` allows all.

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
 use super::{Compression, EndpointAddress, LogFormat, Reject, Utf8};
-use crate::plan::Action;
+use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, HostPatternFault, PathPattern, PathPatternFault};
 
 // ---- words ----
@@ -71,6 +71,12 @@ words!(
 words!(Reject, "a way to refuse", [("status", Reject::Status), ("close", Reject::Close)]);
 
 words!(
+    Payer,
+    "a holder of a rate",
+    [("connection", Payer::Connection), ("subject", Payer::Subject)]
+);
+
+words!(
     Action,
     "an action",
     [("close", Action::Close), ("throttle", Action::Throttle), ("drop", Action::Drop)]
@@ -96,30 +102,6 @@ impl Text for ByteAction {
 
     fn schema() -> Json {
         json!({ "enum": ["throttle", "close"] })
-    }
-}
-
-/// What has a rate for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Payer {
-    Connection,
-}
-
-impl Text for Payer {
-    const NAME: &'static str = "a holder of a rate";
-    const EXAMPLE: &'static str = "connection";
-
-    fn parse(text: &str) -> Result<Payer, Complaint> {
-        if text == "subject" {
-            let label = "nothing in this version names a client's subject";
-            let help = "write \"connection\"; subjects come with tokens, in a later version";
-            return Err(Complaint::unfit("cannot be told apart", label, help));
-        }
-        choice(text, &[("connection", Payer::Connection)])
-    }
-
-    fn schema() -> Json {
-        json!({ "enum": ["connection"] })
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::plan::{Action, Allowance};
+use crate::plan::{Action, Allowance, Payer};
 use crate::route::{HostPattern, PathPattern};
 
 const WSGATE: &str = include_str!("../../conf/wsgate.toml");
@@ -167,9 +167,14 @@ bytes = { rate = "1MiB/s", burst = "4MiB", action = "close" }
     assert_eq!(admittance.handshakes_total, Some(rate(1000, 60, 1000)));
     assert_eq!(admittance.connections_total, Some(50_000));
     assert_eq!(admittance.connections_per_client, Some(100));
-    let messages = Allowance { rate: rate(100, 60, 50), action: Action::Throttle };
+    let messages =
+        Allowance { rate: rate(100, 60, 50), per: Payer::Connection, action: Action::Throttle };
     assert_eq!(plan.messages, Some(messages));
-    let bytes = Allowance { rate: rate(1 << 20, 1, 4 << 20), action: Action::Close };
+    let bytes = Allowance {
+        rate: rate(1 << 20, 1, 4 << 20),
+        per: Payer::Connection,
+        action: Action::Close,
+    };
     assert_eq!(plan.bytes, Some(bytes));
 }
 
@@ -477,6 +482,8 @@ told! {
     connections_of_a_later_version: route("limits = { connections = { per_subject = 5, total = 0 } }"),
     rates_per_subject: route("limits = { messages = { rate = \"100/min\", per = \"subject\" }, \
         bytes = { rate = \"1MiB/s\", per = \"client\" } }"),
+    subjects_that_nothing_names: route("limits = { messages = { rate = \"100/min\", per = \"subject\" }, \
+        bytes = { rate = \"1MiB/s\", per = \"subject\" } }"),
     dropped_messages_of_a_stream: route("limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),
     dropped_messages_where_compression_passes: route("compression = \"pass\"\n\
         limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),

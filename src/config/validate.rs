@@ -17,7 +17,7 @@ use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
 use super::{Compression, Parsed, Utf8, build};
-use crate::plan::Action;
+use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
 
 /// Judges a file that was read with these faults; relative names in it begin at `folder`.
@@ -189,6 +189,7 @@ fn routes(file: &File, found: &mut Faults) {
         origin(route, found);
         users_known_by_certificate(route, file, found);
         dropped_messages(route, found);
+        unnamed_subjects(route, found);
         if let Some(limits) = route.limits.get() {
             size_limits(limits, route.compression.get(), found);
             if let Some(handshakes) = limits.handshakes.get().and_then(Option::as_ref) {
@@ -392,6 +393,22 @@ fn dropped_messages(route: &Route, found: &mut Faults) {
             "add compression = \"strip\" to this route, or write \"close\" or \"throttle\" here",
         ),
     });
+}
+
+/// Who comes is known by a token or an authorizer alone.
+fn unnamed_subjects(route: &Route, found: &mut Faults) {
+    let Some(limits) = route.limits.get() else { return };
+    let messages = limits.messages.get().and_then(Option::as_ref).map(|table| &table.per);
+    let bytes = limits.bytes.get().and_then(Option::as_ref).map(|table| &table.per);
+    let shared = messages.into_iter().chain(bytes);
+    let mut counted = shared.filter(|per| per.get() == Some(&Payer::Subject)).map(|per| &per.span);
+    let Some(first) = counted.next() else { return };
+    let message = "a limit per subject where nothing names a subject";
+    let fault = Diagnostic::fault(first.clone(), message).label("whose?").help(
+        "add a [route.token], whose `sub` is the subject, or a [route.authorize] with \
+         `subject`; or bound each client or connection",
+    );
+    found.push(counted.fold(fault, |fault, span| fault.related(span.clone(), "this one too")));
 }
 
 fn handshake_rates(table: &Handshakes, found: &mut Faults) {

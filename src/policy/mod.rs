@@ -1,11 +1,14 @@
 //! Who may come in: networks, origins, rates and caps of one route, in that order.
 //!
-//! Pure: the time, the client and the fields of its request are handed in. What comes out is an
-//! [`Admission`], which only this module can make and without which nothing dials.
+//! Pure: the time, the client, the fields of its request and what others say of it are handed in.
+//! A request goes through the stages [`Policy::enter`], [`Entered::identify`] and
+//! [`Identified::admit`]. What comes out is an [`Admission`], which only this module can make and
+//! without which nothing dials.
 
 mod concurrency;
 mod origin;
 mod rate;
+mod subject;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +19,10 @@ use ipnet::IpNet;
 use self::concurrency::{Cap, Caps, Permit};
 pub use self::origin::OriginRefused;
 use self::rate::Handshakes;
+pub use self::subject::Subject;
+use self::subject::{Place, Subjects};
 use crate::config::{Admittance, Networks};
+use crate::rate::SharedRates;
 
 /// The policy of one route, with what it counts.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub struct Policy {
     origin: crate::config::Origin,
     handshakes: Handshakes,
     connections: Arc<Caps>,
+    /// Where something is counted by subject.
+    subjects: Option<Arc<Subjects>>,
 }
 
 /// What a request is judged by.
@@ -37,10 +45,44 @@ pub struct Applicant<'a> {
     pub host: &'a [u8],
 }
 
+/// A request that may come as far as its client is concerned; who it is has not been asked.
+#[derive(Debug)]
+pub struct Entered<'p> {
+    policy: &'p Policy,
+    permit: Permit,
+}
+
+/// A request of which is known who it is, as far as it says so itself.
+#[derive(Debug)]
+pub struct Identified {
+    permit: Permit,
+    subject: Option<Subject>,
+    place: Option<Place>,
+}
+
+/// Who comes, by the word of one who may say so.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    pub subject: Option<Subject>,
+}
+
 /// The proof that a request was admitted, and its places under the caps.
 #[derive(Debug)]
 pub struct Admission {
     _permit: Permit,
+    subject: Option<Subject>,
+    place: Option<Place>,
+}
+
+impl Admission {
+    pub fn subject(&self) -> Option<&Subject> {
+        self.subject.as_ref()
+    }
+
+    /// What the subject has used up of its rates, on all its connections.
+    pub fn rates(&self) -> Option<Arc<SharedRates>> {
+        self.place.as_ref().map(Place::rates)
+    }
 }
 
 /// Why a request is not admitted.
@@ -56,6 +98,11 @@ pub enum Denied {
     TotalRate { wait: Duration },
     #[error("too many connections of this client")]
     ClientCap,
+    #[error("too many connections of this subject")]
+    SubjectCap,
+    /// The route counts by subject, and who comes is nobody.
+    #[error("nothing names the subject that this route counts by")]
+    NoSubject,
     #[error("too many connections in all")]
     TotalCap,
 }
@@ -83,11 +130,15 @@ impl Policy {
                 admittance.handshakes_total,
             ),
             connections: Caps::new(admittance.connections_total, admittance.connections_per_client),
+            subjects: admittance
+                .counts_subjects()
+                .then(|| Subjects::new(admittance.connections_per_subject)),
         }
     }
 
-    /// Judges a request; the first rule that it breaks is the one that is told.
-    pub fn admit(&self, applicant: Applicant<'_>, now: Instant) -> Result<Admission, Denied> {
+    /// Judges a request by its client: networks, origin, rates, caps. The first rule that it
+    /// breaks is the one that is told.
+    pub fn enter(&self, applicant: Applicant<'_>, now: Instant) -> Result<Entered<'_>, Denied> {
         if !admits_network(&self.clients, applicant.client) {
             return Err(Denied::Network);
         }
@@ -98,7 +149,30 @@ impl Policy {
             Cap::Client => Denied::ClientCap,
             Cap::Total => Denied::TotalCap,
         })?;
-        Ok(Admission { _permit: permit })
+        Ok(Entered { policy: self, permit })
+    }
+
+    fn place(&self, subject: Option<&Subject>, now: Instant) -> Result<Option<Place>, Denied> {
+        let Some(subjects) = &self.subjects else { return Ok(None) };
+        let subject = subject.ok_or(Denied::NoSubject)?;
+        subjects.take(subject, now).map(Some).ok_or(Denied::SubjectCap)
+    }
+}
+
+impl Entered<'_> {
+    /// Judges it by who it is, and gives it a place under the cap of its subject.
+    pub fn identify(self, identity: Identity, now: Instant) -> Result<Identified, Denied> {
+        let Entered { policy, permit } = self;
+        let Identity { subject } = identity;
+        let place = policy.place(subject.as_ref(), now)?;
+        Ok(Identified { permit, subject, place })
+    }
+}
+
+impl Identified {
+    pub fn admit(self) -> Admission {
+        let Identified { permit, subject, place } = self;
+        Admission { _permit: permit, subject, place }
     }
 }
 
@@ -135,7 +209,7 @@ mod tests {
             (networks(&["2001:db8::/32"], &[]), "2001:db8::1", true),
         ];
         for (policy, client, admitted) in table {
-            let denied = policy.admit(applicant(client), now).err();
+            let denied = policy.enter(applicant(client), now).err();
             assert_eq!(denied, (!admitted).then_some(Denied::Network), "{client}");
         }
     }
@@ -157,11 +231,11 @@ mod tests {
             connections_per_client: Some(1),
             ..Admittance::default()
         });
-        let first = policy.admit(applicant("192.0.2.1"), now).unwrap();
-        assert_eq!(policy.admit(applicant("192.0.2.1"), now).err(), Some(Denied::ClientCap));
-        let _second = policy.admit(applicant("192.0.2.2"), now).unwrap();
-        assert_eq!(policy.admit(applicant("192.0.2.3"), now).err(), Some(Denied::TotalCap));
+        let first = policy.enter(applicant("192.0.2.1"), now).unwrap();
+        assert_eq!(policy.enter(applicant("192.0.2.1"), now).err(), Some(Denied::ClientCap));
+        let _second = policy.enter(applicant("192.0.2.2"), now).unwrap();
+        assert_eq!(policy.enter(applicant("192.0.2.3"), now).err(), Some(Denied::TotalCap));
         drop(first);
-        assert!(policy.admit(applicant("192.0.2.1"), now).is_ok());
+        assert!(policy.enter(applicant("192.0.2.1"), now).is_ok());
     }
 }

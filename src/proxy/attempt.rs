@@ -98,7 +98,7 @@ impl Drop for Attempt {
 }
 
 /// A field as it may stand in a log: control characters escaped, 256 bytes at most.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(FIELD));
     for character in text.chars() {
         let before = clean.len();

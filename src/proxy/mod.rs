@@ -4,6 +4,7 @@
 //! [`Rejection`] and so an HTTP status; behind the commit there is a 101 and a tunnel, which is a
 //! task of its own.
 
+mod admission;
 mod attempt;
 pub mod body;
 pub mod headers;
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
@@ -150,6 +151,13 @@ fn page(
 
 fn malformed(fault: TargetFault) -> Rejection {
     Rejection::Malformed(format!("{fault}."))
+}
+
+/// The name by which the client called; an absolute-form target needs no Host.
+fn host_of(parts: &http::request::Parts) -> Result<HeaderValue, Rejection> {
+    let named = || parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
+    let host = parts.headers.get(header::HOST).cloned().or_else(named);
+    host.ok_or_else(|| Rejection::Malformed("no Host.".to_owned()))
 }
 
 fn retry_after() -> RetryAfter {

@@ -46,8 +46,13 @@ pub enum Rejection {
     TotalRate(RetryAfter),
     #[error("too many connections of this client")]
     ClientCap(RetryAfter),
+    #[error("too many connections of this subject")]
+    SubjectCap(RetryAfter),
     #[error("too many connections in all")]
     TotalCap(RetryAfter),
+    /// The route counts by subject.
+    #[error("nothing names the subject that this route counts by")]
+    NoSubject,
     #[error("the edge is draining")]
     Draining(RetryAfter),
     #[error("no endpoint is usable")]
@@ -73,8 +78,12 @@ impl Rejection {
             Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
             Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
             Rejection::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
-            Rejection::Network | Rejection::Origin(_) => StatusCode::FORBIDDEN,
-            Rejection::ClientRate(_) | Rejection::ClientCap(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::Network | Rejection::Origin(_) | Rejection::NoSubject => {
+                StatusCode::FORBIDDEN
+            }
+            Rejection::ClientRate(_) | Rejection::ClientCap(_) | Rejection::SubjectCap(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Rejection::Draining(_)
             | Rejection::NoEndpoint(_)
             | Rejection::TotalRate(_)
@@ -95,8 +104,9 @@ impl Rejection {
             Rejection::Origin(_) => Outcome::Origin,
             Rejection::ClientRate(_) => Outcome::Rate(Of::Client),
             Rejection::TotalRate(_) => Outcome::Rate(Of::All),
-            Rejection::ClientCap(_) => Outcome::Cap(Of::Client),
+            Rejection::ClientCap(_) | Rejection::SubjectCap(_) => Outcome::Cap(Of::Client),
             Rejection::TotalCap(_) => Outcome::Cap(Of::All),
+            Rejection::NoSubject => Outcome::TokenScope,
             Rejection::Draining(_) => Outcome::Draining,
             Rejection::NoEndpoint(_) => Outcome::NoEndpoint,
             Rejection::DialFailed(_) => Outcome::DialFailed,
@@ -131,6 +141,7 @@ impl Rejection {
             | Rejection::ClientRate(RetryAfter(seconds))
             | Rejection::TotalRate(RetryAfter(seconds))
             | Rejection::ClientCap(RetryAfter(seconds))
+            | Rejection::SubjectCap(RetryAfter(seconds))
             | Rejection::TotalCap(RetryAfter(seconds)) => {
                 vec![(RETRY_AFTER, HeaderValue::from(*seconds))]
             }
@@ -163,10 +174,13 @@ impl Rejection {
             Rejection::Network => "Your network may not connect here.",
             Rejection::Origin(_) => "Pages of this origin may not connect here.",
             Rejection::ClientRate(_) => "Too many handshakes; connect again later.",
-            Rejection::ClientCap(_) => "Too many connections; close one first.",
+            Rejection::ClientCap(_) | Rejection::SubjectCap(_) => {
+                "Too many connections; close one first."
+            }
             Rejection::TotalRate(_) | Rejection::TotalCap(_) => {
                 "The server is busy; connect again later."
             }
+            Rejection::NoSubject => "Nothing says who you are.",
             Rejection::Draining(_) => "The server is going away; connect again.",
             Rejection::NoEndpoint(_) => "No server is free at the moment; connect again.",
             Rejection::DialFailed(_) => "The server behind this address could not be reached.",
@@ -196,6 +210,8 @@ impl Rejection {
             Denied::ClientRate { wait } => Rejection::ClientRate(RetryAfter::after(wait)),
             Denied::TotalRate { wait } => Rejection::TotalRate(RetryAfter::after(wait)),
             Denied::ClientCap => Rejection::ClientCap(RetryAfter::by_chance(random)),
+            Denied::NoSubject => Rejection::NoSubject,
+            Denied::SubjectCap => Rejection::SubjectCap(RetryAfter::by_chance(random)),
             Denied::TotalCap => Rejection::TotalCap(RetryAfter::by_chance(random)),
         }
     }
@@ -253,6 +269,7 @@ pub enum Outcome {
     TooLarge,
     Network,
     Origin,
+    TokenScope,
     Rate(Of),
     Cap(Of),
     Draining,
@@ -276,6 +293,7 @@ impl Outcome {
             Outcome::TooLarge => "too_large",
             Outcome::Network => "network",
             Outcome::Origin => "origin",
+            Outcome::TokenScope => "token_scope",
             Outcome::Rate(_) => "rate",
             Outcome::Cap(_) => "cap",
             Outcome::Draining => "draining",
@@ -299,6 +317,7 @@ impl Outcome {
             | Outcome::TooLarge
             | Outcome::Network
             | Outcome::Origin
+            | Outcome::TokenScope
             | Outcome::Rate(Of::Client)
             | Outcome::Cap(Of::Client)
             | Outcome::ClientGone => Some(Blame::Client),

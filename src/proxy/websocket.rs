@@ -18,19 +18,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, clean};
 use super::body::Body;
-use super::headers::{
-    ClientAddress, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
-};
+use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
 use super::rejection::Rejection;
 use super::turn_away::turn_away;
-use super::{Downstream, SlowConsumer, Worker, retry_after};
+use super::{Downstream, SlowConsumer, Worker, admission, host_of, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::Stream;
-use crate::policy::{Admission, Applicant};
+use crate::policy::Admission;
 use crate::route::rewritten;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
@@ -117,7 +115,7 @@ async fn shake(
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
-    let admission = admit(parts, route, attempt)?;
+    let admission = admission::admit(parts, route, attempt)?;
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
     let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
@@ -144,25 +142,11 @@ async fn shake(
         early: unpinned(&opened.early),
         deflate: opened.answer.compresses(),
         check_utf8: route.check_utf8,
+        rates: None,
     };
     let (lease, client) = (opened.lease, attempt.client().addr);
     let (route, downstream) = (route.clone(), downstream.clone());
     Ok((response, Some(Prepared { upstream, lease, admission, seat, route, downstream, client })))
-}
-
-/// Asks the route's policy.
-fn admit(
-    parts: &http::request::Parts,
-    route: &Route,
-    attempt: &Attempt,
-) -> Result<Admission, Rejection> {
-    let client = attempt.client();
-    let host = called_host(parts, client)?;
-    let origins = parts.headers.get_all(header::ORIGIN);
-    let origins: Vec<&[u8]> = origins.iter().map(HeaderValue::as_bytes).collect();
-    let applicant = Applicant { client: client.addr, origins: &origins, host: host.as_bytes() };
-    let admitted = route.policy.admit(applicant, Instant::now());
-    admitted.map_err(|denied| Rejection::denied(denied, rand::random()))
 }
 
 /// The request to the upstream, written anew.
@@ -196,22 +180,6 @@ fn outgoing(
         &route.request_headers,
     );
     Ok(request)
-}
-
-/// The name by which the client called the proxy in front, if that one is trusted and tells it.
-fn called_host(
-    parts: &http::request::Parts,
-    client: ClientAddress,
-) -> Result<HeaderValue, Rejection> {
-    let told = parts.headers.get("x-forwarded-host").filter(|_| client.trusted_hop);
-    told.cloned().map_or_else(|| host_of(parts), Ok)
-}
-
-/// The name by which the client called; an absolute-form target needs no Host.
-fn host_of(parts: &http::request::Parts) -> Result<HeaderValue, Rejection> {
-    let named = || parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
-    let host = parts.headers.get(header::HOST).cloned().or_else(named);
-    host.ok_or_else(|| Rejection::Malformed("no Host.".to_owned()))
 }
 
 /// An upstream's own answer as it goes to the client, whose connection then closes.
@@ -271,6 +239,7 @@ impl Prepared {
             early: unpinned(&parts.read_buf),
             deflate: upstream.deflate,
             check_utf8: upstream.check_utf8,
+            rates: admission.rates(),
         };
         let tally = worker.tally(&route.name);
         let tunnel = Tunnel::new(
@@ -288,7 +257,7 @@ impl Prepared {
             tally,
             seat,
             lease,
-            _admission: admission,
+            admission,
             _downstream: downstream,
             route,
             client,
@@ -311,8 +280,8 @@ struct Life {
     tally: Arc<RouteTally>,
     seat: Seat,
     lease: Lease,
-    /// Its place under the caps.
-    _admission: Admission,
+    /// Who it is, and its places under the caps.
+    admission: Admission,
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     route: Arc<Route>,
@@ -335,13 +304,18 @@ impl Life {
     fn log_opened(&self) {
         let (id, client) = (self.seat.id(), self.client);
         let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
-        debug!(%id, %client, route, endpoint, "tunnel opened");
+        debug!(%id, %client, subject = self.subject(), route, endpoint, "tunnel opened");
+    }
+
+    fn subject(&self) -> Option<String> {
+        self.admission.subject().map(|subject| clean(subject.as_str()))
     }
 
     fn log_ended(&self, report: &Report) {
         let (id, client) = (self.seat.id(), self.client);
         let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
         let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let subject = self.subject();
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
@@ -350,7 +324,7 @@ impl Life {
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    %id, %client, route, endpoint, duration_ms,
+                    %id, %client, subject, route, endpoint, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
                     reason, by = by.as_str(), close_sent, code, "tunnel ended"
                 )

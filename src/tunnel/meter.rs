@@ -7,12 +7,13 @@
 //! next chunk), a partial control frame (at most 125), and how much of a payload is to come. So
 //! its verdict never depends on how the bytes were split.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::ending::{Reason, Side};
 use crate::metrics::Received;
-use crate::plan::{Action, Plan};
-use crate::rate::Bucket;
+use crate::plan::{Action, Allowance, Payer, Plan};
+use crate::rate::{Bucket, SharedRates};
 use crate::ws::head::{self, HEADROOM, Head};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
 
@@ -102,10 +103,52 @@ struct Message {
 }
 
 /// What the client used up of the rates of its messages and bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Rates {
     messages: Bucket,
     bytes: Bucket,
+    /// The same, of all connections of its subject together.
+    subject: Option<Arc<SharedRates>>,
+}
+
+impl Rates {
+    #[inline]
+    fn take_message(&mut self, now: Instant, allowance: &Allowance) -> Result<(), Duration> {
+        match self.shared(allowance) {
+            Some(shared) => shared.messages.take(now, allowance.rate),
+            None => self.messages.take(now, allowance.rate),
+        }
+    }
+
+    /// Over the burst too.
+    #[inline]
+    fn owe_message(&mut self, now: Instant, allowance: &Allowance) {
+        match self.shared(allowance) {
+            Some(shared) => shared.messages.charge(now, allowance.rate, 1),
+            None => self.messages.charge(now, allowance.rate, 1),
+        }
+    }
+
+    #[inline]
+    fn admit_bytes(&self, now: Instant, allowance: &Allowance) -> Result<(), Duration> {
+        match self.shared(allowance) {
+            Some(shared) => shared.bytes.admits(now, allowance.rate),
+            None => self.bytes.admits(now, allowance.rate),
+        }
+    }
+
+    #[inline]
+    fn charge_bytes(&mut self, now: Instant, allowance: &Allowance, bytes: u64) {
+        match self.shared(allowance) {
+            Some(shared) => shared.bytes.charge(now, allowance.rate, bytes),
+            None => self.bytes.charge(now, allowance.rate, bytes),
+        }
+    }
+
+    #[inline]
+    fn shared(&self, allowance: &Allowance) -> Option<&SharedRates> {
+        self.subject.as_deref().filter(|_| allowance.per == Payer::Subject)
+    }
 }
 
 /// What the limits say to the next frame.
@@ -142,6 +185,12 @@ impl Meter {
             frames: 0,
             bytes: 0,
         }
+    }
+
+    /// Has the rates of a plan that are per subject taken from these.
+    pub fn sharing(mut self, rates: Option<Arc<SharedRates>>) -> Meter {
+        self.rates.subject = rates;
+        self
     }
 
     /// Frames of any kind received so far.
@@ -379,7 +428,7 @@ impl Meter {
             return Ok(Allowed::Pass);
         }
         if let Some(bytes) = &plan.bytes
-            && let Err(wait) = self.rates.bytes.admits(now, bytes.rate)
+            && let Err(wait) = self.rates.admit_bytes(now, bytes)
         {
             return over(bytes.action, now, wait);
         }
@@ -387,13 +436,14 @@ impl Meter {
         if let Some(messages) = &plan.messages
             && (starts || head.length < SMALL)
         {
-            match self.rates.messages.admits(now, messages.rate) {
+            match self.rates.take_message(now, messages) {
                 // Of a message that passes no fragment can be left out: it is owed.
-                Err(_) if messages.action == Action::Drop && !starts => {}
+                Err(_) if messages.action == Action::Drop && !starts => {
+                    self.rates.owe_message(now, messages);
+                }
                 Err(wait) => return over(messages.action, now, wait),
                 Ok(()) => {}
             }
-            self.rates.messages.charge(now, messages.rate, 1);
         }
         Ok(Allowed::Pass)
     }
@@ -451,7 +501,7 @@ impl Meter {
         if let Some(bytes) = &plan.bytes
             && self.is_metered()
         {
-            self.rates.bytes.charge(now, bytes.rate, here as u64);
+            self.rates.charge_bytes(now, bytes, here as u64);
         }
         cursor.pass(here, self.under_way);
         Ok(())
@@ -845,7 +895,10 @@ mod tests {
 
     fn limited(action: Action, burst: u64) -> Plan {
         let rate = Rate { count: 1, period: Duration::from_secs(1), burst };
-        Plan { messages: Some(Allowance { rate, action }), ..Plan::default() }
+        Plan {
+            messages: Some(Allowance { rate, per: Payer::Connection, action }),
+            ..Plan::default()
+        }
     }
 
     #[test]
@@ -908,12 +961,39 @@ mod tests {
     fn bytes_over_the_burst_are_owed_by_the_next_message() {
         let rate = Rate { count: 100, period: Duration::from_secs(1), burst: 200 };
         let action = Action::Throttle;
-        let plan = Plan { bytes: Some(Allowance { rate, action }), ..Plan::default() };
+        let plan = Plan {
+            bytes: Some(Allowance { rate, per: Payer::Connection, action }),
+            ..Plan::default()
+        };
         let (start, tally, mut meter) = (Instant::now(), Received::default(), meter(Side::Client));
         let large = frame(BINARY, true, &[0; 500]);
         assert_eq!(meter.scan(start, &large, &plan, &tally).relay, large.len());
         let then = meter.scan(start, &frame(BINARY, true, b"x"), &plan, &tally).then;
         assert_eq!(then, Then::Pause(start + Duration::from_millis(3010)));
+    }
+
+    #[test]
+    fn the_connections_of_a_subject_share_its_rates_and_others_do_not() {
+        let start = Instant::now();
+        let rate = Rate { count: 1, period: Duration::from_secs(1), burst: 2 };
+        let per_subject = |action| Some(Allowance { rate, per: Payer::Subject, action });
+        let messages = Plan { messages: per_subject(Action::Close), ..Plan::default() };
+        let bytes = Plan { bytes: per_subject(Action::Throttle), ..Plan::default() };
+        let tally = Received::default();
+        let shared = Some(Arc::new(SharedRates::new(start)));
+        let of_subject = || meter(Side::Client).sharing(shared.clone());
+        let (mut one, mut other, mut stranger) = (of_subject(), of_subject(), meter(Side::Client));
+        let text = frame(TEXT, true, b"hi");
+        let then = |meter: &mut Meter, plan| meter.scan(start, &text, plan, &tally).then;
+        assert_eq!(then(&mut one, &messages), Then::More);
+        assert_eq!(then(&mut other, &messages), Then::More);
+        assert_eq!(then(&mut stranger, &messages), Then::More);
+        assert_eq!(then(&mut one, &bytes), Then::More);
+        let wait = Then::Pause(start + Duration::from_secs(1));
+        assert_eq!(then(&mut other, &bytes), wait);
+        assert_eq!(then(&mut stranger, &bytes), Then::More);
+        assert_eq!(then(&mut other, &messages), Then::Refuse(Reason::RateLimited));
+        assert_eq!(then(&mut stranger, &messages), Then::More);
     }
 
     fn data_or_control() -> impl Strategy<Value = Vec<u8>> {

@@ -40,6 +40,7 @@ use crate::ending::{Ending, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::{Leg, Scratch};
 use crate::plan::Plan;
+use crate::rate::SharedRates;
 use crate::ws::{CloseCode, ClosePayload, ControlFrame};
 
 pub use self::outlet::BacklogShare;
@@ -65,6 +66,8 @@ pub struct Entrance {
     pub deflate: bool,
     /// Its text is to be proven UTF-8.
     pub check_utf8: bool,
+    /// What its subject has used up of rates, where it has one.
+    pub rates: Option<Arc<SharedRates>>,
 }
 
 /// What came of a tunnel.
@@ -521,11 +524,11 @@ fn boundary(ends: &mut [End; 2], to: Side) -> Option<Boundary<'_>> {
 }
 
 fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
-    let Entrance { leg, early, deflate, check_utf8 } = entrance;
+    let Entrance { leg, early, deflate, check_utf8, rates } = entrance;
     End {
         side,
         out: Outlet::new(side, leg, shared.backlog.clone()),
-        meter: Meter::new(Agreement { sender: side, deflate, check_utf8 }),
+        meter: Meter::new(Agreement { sender: side, deflate, check_utf8 }).sharing(rates),
         early,
         finished: false,
         pong: None,

@@ -235,7 +235,7 @@ impl Stage {
         let [(client, outer_client), (upstream, outer_upstream)] = early.map(|early| {
             let (inner, outer) = pair(room);
             let (leg, early) = (Leg::Unix(inner), early.into());
-            (Entrance { leg, early, deflate: false, check_utf8: false }, outer)
+            (Entrance { leg, early, deflate: false, check_utf8: false, rates: None }, outer)
         });
         let (plan, tally) = (Arc::new(plan), Arc::default());
         let (post, share) = (mailbox.clone(), shared.clone());
