@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix};
 use super::origins::StatedOrigin;
-use super::quantities::{Bytes, Count, Lasting, OrOff};
+use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
 use super::{
     Admittance, CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits,
     Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin,
@@ -152,7 +152,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         handshakes: limits.handshakes.value.take()?,
         connections: limits.connections.value.take()?,
     };
-    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?)?;
+    let code = table.unauthorized_code.value?;
+    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?, code)?;
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
@@ -239,6 +240,7 @@ fn plan(
     limits: file::Limits,
     heartbeat: file::Heartbeat,
     timeouts: file::RouteTimeouts,
+    unauthorized_code: CloseCode,
 ) -> Option<Plan> {
     let upstream = limits.upstream.value?;
     Some(Plan {
@@ -260,6 +262,7 @@ fn plan(
         idle: lasting(timeouts.idle.value?),
         max_age: lasting(timeouts.max_age.value?),
         close: timeouts.close.value?.0,
+        unauthorized_code: unauthorized_code.0.into(),
     })
 }
 

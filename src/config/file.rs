@@ -197,6 +197,8 @@ table! {
         origin: Option<StatedOrigin>,
         /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
         reject: Reject = "status",
+        /// The close code of who is not, or no longer, authorized.
+        unauthorized_code: CloseCode = Literal::Whole("4001"),
         /// Whether client and upstream may agree on permessage-deflate.
         compression: Compression = "pass",
         /// Whether text is checked to be UTF-8, which needs compression = "strip".
@@ -213,7 +215,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "plain_http", "unauthorized_code", "token", "authorize",
+        "redirect", "on_removed", "plain_http", "token", "authorize",
     ]
 }
 

@@ -393,7 +393,7 @@ told! {
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
-        + "unauthorized_code = 4001\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
+        + "redirect = \"https\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
     later_keys_of_an_upstream: least_with(
         "endpoints = [\"127.0.0.1:9001\"]",
         "endpoints = [{ address = \"127.0.0.1:9001\", weight = 2 }]\nhash_key = [\"client-ip\"]",
@@ -476,7 +476,7 @@ told! {
     an_origin_that_lists_none: route("origin = { missing = \"allow\" }"),
     certificates_without_an_origin: listener(CLIENT_CA),
     bad_clients: route("clients = { allow = [\"10.0.0.0/33\"], deny = \"10.0.0.0/8\", denny = [] }"),
-    bad_ways_to_refuse: route("reject = \"closed\""),
+    bad_ways_to_refuse: route("reject = \"closed\"\nunauthorized_code = 1005"),
     a_burst_without_its_rate: route("limits = { handshakes = { burst = 20, total = \"1000/s\" } }"),
     handshakes_that_bound_nothing: route("[route.limits.handshakes]"),
     connections_of_a_later_version: route("limits = { connections = { per_subject = 5, total = 0 } }"),

@@ -17,6 +17,7 @@ use tracing::Level;
 
 use crate::ending::Blame;
 use crate::policy::{Denied, OriginRefused};
+use crate::ws::CloseCode;
 use crate::ws::handshake::{AnswerFault, NotUpgrade};
 
 /// A handshake refused by the edge.
@@ -216,14 +217,15 @@ impl Rejection {
         }
     }
 
-    /// The code by which a browser, which cannot see a status, can be told: 4000 and the status.
-    /// None for what is no WebSocket handshake, and for a client's handshake rate, which must
+    /// The code by which a browser, which cannot see a status, can be told: 4000 and the status,
+    /// and for a 401 the route's own. None for what is no WebSocket handshake, and for a client's handshake rate, which must
     /// stay cheap to refuse.
-    pub fn close_code(&self) -> Option<u16> {
+    pub fn close_code(&self, unauthorized: CloseCode) -> Option<CloseCode> {
         match self.status().as_u16() {
             400 | 404 | 408 | 414 | 426 => None,
             _ if matches!(self, Rejection::ClientRate(_)) => None,
-            status => Some(4000 + status),
+            401 => Some(unauthorized),
+            status => Some(CloseCode::from(4000 + status)),
         }
     }
 }

@@ -83,9 +83,10 @@ fn told_by_close(
     parts: &http::request::Parts,
     rejection: &Rejection,
 ) -> Option<(Response<Body>, CloseCode)> {
-    let code = rejection.close_code().filter(|_| route.rejects_by_close)?;
+    let code = rejection.close_code(route.plan.unauthorized_code);
+    let code = code.filter(|_| route.rejects_by_close)?;
     let upgrade = UpgradeRequest::parse(parts).ok()?;
-    Some((switching(upgrade.accept_to_close()), code.into()))
+    Some((switching(upgrade.accept_to_close()), code))
 }
 
 fn switching(headers: HeaderMap) -> Response<Body> {
