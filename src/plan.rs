@@ -38,6 +38,8 @@ pub struct Plan {
     pub close: Duration,
     /// What a client is told that is not, or no longer, authorized.
     pub unauthorized_code: CloseCode,
+    /// How often the authorizer is asked again.
+    pub recheck: Option<Duration>,
 }
 
 /// Bounds on the payload of one frame and of one message, in wire bytes; `u64::MAX` is off.
@@ -148,6 +150,7 @@ impl Default for Plan {
             max_age: None,
             close: seconds(5),
             unauthorized_code: CloseCode::Library(4001),
+            recheck: None,
         }
     }
 }

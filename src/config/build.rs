@@ -12,9 +12,9 @@ use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPref
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
 use super::{
-    Admittance, CertificateFiles, ClientAuth, Config, Drain, EndpointAddress, HeaderEdits,
-    Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks, Origin,
-    Reject, Rewrite, Route, Server, Upstream, file,
+    Admittance, Authorize, CertificateFiles, ClientAuth, Config, Drain, EndpointAddress,
+    HeaderEdits, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile, Networks,
+    Origin, Reject, Rewrite, Route, Server, Upstream, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
@@ -152,8 +152,13 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         handshakes: limits.handshakes.value.take()?,
         connections: limits.connections.value.take()?,
     };
+    let (authorize, recheck) = match table.authorize.value? {
+        Some(table) => authorize(table).map(|(authorize, recheck)| (Some(authorize), recheck))?,
+        None => (None, None),
+    };
     let code = table.unauthorized_code.value?;
     let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?, code)?;
+    let plan = Plan { recheck, ..plan };
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
@@ -169,7 +174,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
-        admittance: Admittance { rates_per_subject, ..admittance(gates)? },
+        admittance: Admittance { rates_per_subject, authorize, ..admittance(gates)? },
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
         plan: Arc::new(plan),
@@ -208,6 +213,18 @@ fn admittance(gates: Gates) -> Option<Admittance> {
         admittance.connections_per_client = table.per_client.value?.map(Count::as_usize);
     }
     Some(admittance)
+}
+
+/// The service, and how often it is asked again.
+fn authorize(table: file::Authorize) -> Option<(Authorize, Option<Duration>)> {
+    let copied = table.copy_headers.value?;
+    let authorize = Authorize {
+        url: table.url.value?.0,
+        timeout: table.timeout.value?.0,
+        copy_headers: copied.into_iter().map(|header| header.into_inner().0).collect(),
+        subject: table.subject.value?.map(|header| header.0),
+    };
+    Some((authorize, lasting(table.recheck.value?)))
 }
 
 fn origin(stated: StatedOrigin) -> Option<Origin> {
@@ -263,6 +280,7 @@ fn plan(
         max_age: lasting(timeouts.max_age.value?),
         close: timeouts.close.value?.0,
         unauthorized_code: unauthorized_code.0.into(),
+        recheck: None,
     })
 }
 

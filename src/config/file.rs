@@ -14,6 +14,7 @@ use super::names::{
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
+use super::urls::Url;
 use super::{Compression, EndpointAddress, LogFormat, OriginPattern, Reject, Utf8};
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -203,6 +204,8 @@ table! {
         compression: Compression = "pass",
         /// Whether text is checked to be UTF-8, which needs compression = "strip".
         utf8: Utf8 = "pass",
+        /// A service that is asked whether a client may come.
+        authorize: Option<Authorize>,
         /// Bounds on clients, connections, frames and messages.
         limits: Limits = Literal::EmptyTable,
         /// How dead connections are found.
@@ -215,7 +218,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "plain_http", "token", "authorize",
+        "redirect", "on_removed", "plain_http", "token",
     ]
 }
 
@@ -236,6 +239,22 @@ table! {
         allow: Vec<OriginPattern>,
         /// Whether a request without an Origin, which no browser sends, may come.
         missing: MissingOrigin = "reject",
+    }
+}
+
+table! {
+    /// A service that is asked whether a client may come.
+    "[route.authorize]": Authorize {
+        /// Where it gets the client's headers; it allows by 2xx and refuses by 401 or 403.
+        url: Url,
+        /// For its answer; without one nobody comes.
+        timeout: Lasting = "5s",
+        /// Headers of its answer that go to the upstream.
+        copy_headers: Vec<Spanned<Header>> = Literal::EmptyList,
+        /// The header of its answer that names the subject.
+        subject: Option<Header>,
+        /// How often it is asked again while a connection lives.
+        recheck: OrOff<Lasting> = "off",
     }
 }
 
