@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempt;
+mod authorize;
 pub mod body;
 pub mod headers;
 pub mod rejection;
@@ -25,6 +26,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use self::attempt::Attempt;
+use self::authorize::Asking;
 use self::body::Body;
 use self::headers::{RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
@@ -42,6 +44,7 @@ pub struct Worker {
     /// Turns true once, when the drain has reached this worker.
     pub draining: watch::Sender<bool>,
     tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
+    asking: Asking,
 }
 
 impl Worker {
@@ -52,6 +55,7 @@ impl Worker {
             shared,
             draining: watch::Sender::new(false),
             tallies: RefCell::default(),
+            asking: Asking::default(),
         })
     }
 

@@ -39,6 +39,8 @@ pub enum BindError {
     Listen { address: SocketAddr, error: io::Error },
     #[error("listener {address}: {fault}")]
     Tls { address: SocketAddr, fault: Box<TlsFault> },
+    #[error("route {route}: its authorizer cannot be asked by https: {fault}")]
+    Authorizer { route: Arc<str>, fault: Box<TlsFault> },
 }
 
 fn advice(error: &io::Error) -> &'static str {
