@@ -224,6 +224,22 @@ mod tests {
         assert_eq!(Question::new(&HeaderMap::new()).fields(), HeaderMap::new());
     }
 
+    #[tokio::test]
+    async fn a_new_plan_moves_a_question_that_is_waited_for() {
+        let every = |recheck| Arc::new(Plan { recheck, ..Plan::default() });
+        let (plan, mut plans) = watch::channel(every(None));
+        let rechecking = Rechecking(plan);
+        let waiting = wait(Since::Answered, &mut plans);
+        let moving = async {
+            for recheck in [Some(Duration::from_secs(3600)), None, Some(Duration::from_millis(1))] {
+                tokio::task::yield_now().await;
+                rechecking.follow(&every(recheck));
+            }
+        };
+        let both = async { tokio::join!(waiting, moving) };
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("it comes");
+    }
+
     #[test]
     fn a_pause_is_never_over_its_interval_and_shorter_behind_a_fault() {
         let seconds = Duration::from_secs;
