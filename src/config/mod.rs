@@ -1,10 +1,10 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
 //! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
-//! `names`, `origins` and `urls` read what stands behind one key, `validate` knows what keys have to do with each
-//! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
-//! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
-//! passed.
+//! `names`, `origins` and `urls` read what stands behind one key, `validate` knows what keys have
+//! to do with each other, `build` makes the final types, `diagnostics` is what a person reads when
+//! a file is wrong, `schema` what an editor reads. Only a `Config` leaves this module, and one
+//! exists only when it passed.
 
 mod build;
 mod diagnostics;

@@ -379,7 +379,7 @@ fn authorize(route: &Route, found: &mut Faults) {
     let message = "a route with `authorize` that states no `origin`";
     let fault = Diagnostic::fault(route.origin.span.clone(), message)
         .label("a page of this host, even by http, could connect as whoever opens it")
-        .related(table.url.span.clone(), "it may know people by cookies, which browsers send by themselves")
+        .related(table.url.span.clone(), "browsers send it their cookies by themselves")
         .help(
             "add origin = { allow = [\"https://app.example.com\"] } to this route, with missing = \
              \"allow\" where other clients than browsers come;\nor origin = \"any\" if every page may",

@@ -239,8 +239,8 @@ impl Rejection {
     }
 
     /// The code by which a browser, which cannot see a status, can be told: 4000 and the status,
-    /// and for a 401 the route's own. None for what is no WebSocket handshake, and for a client's handshake rate, which must
-    /// stay cheap to refuse.
+    /// and for a 401 the route's own. None for what is no WebSocket handshake, and for a client's
+    /// handshake rate, which must stay cheap to refuse.
     pub fn close_code(&self, unauthorized: CloseCode) -> Option<CloseCode> {
         match self.status().as_u16() {
             400 | 404 | 408 | 414 | 426 => None,

@@ -1,9 +1,9 @@
 //! How a tunnel ends: who is told what, when, and how long the edge waits for an answer.
 //!
 //! Each side has a `Farewell` of its own. An orderly ending tells the client first and lets
-//! it finish (unless it is expelled), then the upstream; a violation tells both at their next frame boundary; a Close
-//! that is relayed waits for the answer to be relayed back; a side that is lost is told nothing.
-//! Whatever a peer does or fails to do, a deadline of `close` moves each step on.
+//! it finish (unless it is expelled), then the upstream; a violation tells both at their next frame
+//! boundary; a Close that is relayed waits for the answer to be relayed back; a side that is lost is
+//! told nothing. Whatever a peer does or fails to do, a deadline of `close` moves each step on.
 //!
 //! Pure: events and the time go in, [`Step`]s come out.
 
