@@ -69,6 +69,8 @@ pub enum Reason {
     SlowConsumer(Side),
     IdleTimeout,
     MaxAge,
+    /// The authorizer was asked again, and refused.
+    AuthorizationRevoked,
     Drain,
 }
 
@@ -93,6 +95,8 @@ impl Closes {
 pub enum Manner {
     /// The edge's own wish: messages are finished, answers awaited.
     Orderly,
+    /// The client may no longer be here: as orderly, but what it sends stops at once.
+    Expelled,
     /// A side broke a rule: relaying stops at once.
     Violation(Side),
     /// A side is gone.
@@ -103,7 +107,7 @@ pub enum Manner {
 
 impl Reason {
     /// Every word that [`Reason::as_str`] can say.
-    pub const WORDS: [&'static str; 15] = [
+    pub const WORDS: [&'static str; 16] = [
         "client_close",
         "upstream_close",
         "client_lost",
@@ -118,6 +122,7 @@ impl Reason {
         "slow_consumer",
         "idle_timeout",
         "max_age",
+        "authorization_revoked",
         "drain",
     ];
 
@@ -141,13 +146,14 @@ impl Reason {
             Reason::SlowConsumer(_) => "slow_consumer",
             Reason::IdleTimeout => "idle_timeout",
             Reason::MaxAge => "max_age",
+            Reason::AuthorizationRevoked => "authorization_revoked",
             Reason::Drain => "drain",
         }
     }
 
     pub fn by(self) -> Blame {
         match self.manner() {
-            Manner::Orderly => Blame::Edge,
+            Manner::Orderly | Manner::Expelled => Blame::Edge,
             Manner::Violation(side) | Manner::Lost(side) | Manner::Closed(side) => side.into(),
         }
     }
@@ -165,6 +171,7 @@ impl Reason {
             | Reason::SlowConsumer(side) => Manner::Violation(side),
             Reason::RateLimited => Manner::Violation(Side::Client),
             Reason::IdleTimeout | Reason::MaxAge | Reason::Drain => Manner::Orderly,
+            Reason::AuthorizationRevoked => Manner::Expelled,
         }
     }
 
@@ -194,6 +201,8 @@ impl Reason {
                 (Some(Restart), Some(Policy))
             }
             Reason::IdleTimeout | Reason::MaxAge => (Some(Away), Some(Away)),
+            // The route's `unauthorized_code`, where it says another.
+            Reason::AuthorizationRevoked => (Some(CloseCode::Library(4001)), Some(Away)),
             Reason::Drain => (Some(Restart), Some(Away)),
         };
         Closes { client, upstream }
@@ -256,6 +265,7 @@ mod tests {
             (Reason::SlowConsumer(Upstream), "slow_consumer", Blame::Upstream, 1012, 1008),
             (Reason::IdleTimeout, "idle_timeout", Blame::Edge, 1001, 1001),
             (Reason::MaxAge, "max_age", Blame::Edge, 1001, 1001),
+            (Reason::AuthorizationRevoked, "authorization_revoked", Blame::Edge, 4001, 1001),
             (Reason::Drain, "drain", Blame::Edge, 1012, 1001),
         ];
         for (reason, word, by, client, upstream) in table {

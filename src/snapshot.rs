@@ -2,10 +2,12 @@
 //! dialled.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::config::{self, Compression, Config, HeaderEdits, Reject, Rewrite, Utf8};
+use crate::config::{self, Admittance, Compression, Config, HeaderEdits, Reject, Rewrite, Utf8};
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
@@ -23,6 +25,10 @@ pub struct Route {
     pub name: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub policy: Policy,
+    /// The last question to the authorizer was not answered.
+    pub authorizer_fails: AtomicBool,
+    /// Every field by which the upstream is told what others say of a client.
+    pub claimed: Vec<HeaderName>,
     /// A refusal is told by a Close, for browsers, which cannot see a status.
     pub rejects_by_close: bool,
     pub rewrite: Rewrite,
@@ -61,6 +67,8 @@ impl Route {
             name: route.name.clone(),
             cluster,
             policy: Policy::new(&route.admittance),
+            authorizer_fails: AtomicBool::new(false),
+            claimed: claimed(&route.admittance),
             rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
             subprotocols: route.subprotocols.clone(),
@@ -71,4 +79,9 @@ impl Route {
             plan: route.plan.clone(),
         }
     }
+}
+
+fn claimed(admittance: &Admittance) -> Vec<HeaderName> {
+    let copied = admittance.authorize.iter().flat_map(|authorize| &authorize.copy_headers);
+    copied.cloned().collect()
 }

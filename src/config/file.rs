@@ -15,6 +15,7 @@ use super::names::{
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
+use super::urls::Url;
 use super::{
     Compression, EndpointAddress, HashKey, LogFormat, OriginPattern, Reject, SameSite, Utf8,
 };
@@ -226,10 +227,14 @@ table! {
         origin: Option<StatedOrigin>,
         /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
         reject: Reject = "status",
+        /// The close code of who is not, or no longer, authorized.
+        unauthorized_code: CloseCode = Literal::Whole("4001"),
         /// Whether client and upstream may agree on permessage-deflate.
         compression: Compression = "pass",
         /// Whether text is checked to be UTF-8, which needs compression = "strip".
         utf8: Utf8 = "pass",
+        /// A service that is asked whether a client may come.
+        authorize: Option<Authorize>,
         /// Bounds on clients, connections, frames and messages.
         limits: Limits = Literal::EmptyTable,
         /// How dead connections are found.
@@ -242,7 +247,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "plain_http", "unauthorized_code", "token", "authorize",
+        "redirect", "on_removed", "plain_http", "token",
     ]
 }
 
@@ -263,6 +268,22 @@ table! {
         allow: Vec<OriginPattern>,
         /// Whether a request without an Origin, which no browser sends, may come.
         missing: MissingOrigin = "reject",
+    }
+}
+
+table! {
+    /// A service that is asked whether a client may come.
+    "[route.authorize]": Authorize {
+        /// Where it gets the client's headers; it allows by 2xx and refuses by 401 or 403.
+        url: Url,
+        /// For its answer; without one nobody comes.
+        timeout: Lasting = "5s",
+        /// Headers of its answer that go to the upstream.
+        copy_headers: Vec<Spanned<Header>> = Literal::EmptyList,
+        /// The header of its answer that names the subject.
+        subject: Option<Header>,
+        /// How often it is asked again while a connection lives.
+        recheck: OrOff<Lasting> = "off",
     }
 }
 

@@ -1,10 +1,10 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
 //! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
-//! `names`, `origins` and `balancing` read what stands behind one key, `validate` knows what keys have to do with each
-//! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
-//! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
-//! passed.
+//! `names`, `origins`, `urls` and `balancing` read what stands behind one key, `validate` knows
+//! what keys have to do with each other, `build` makes the final types, `diagnostics` is what a
+//! person reads when a file is wrong, `schema` what an editor reads. Only a `Config` leaves this
+//! module, and one exists only when it passed.
 
 mod balancing;
 mod build;
@@ -15,6 +15,7 @@ mod origins;
 mod quantities;
 mod reader;
 mod schema;
+mod urls;
 mod validate;
 mod validate_balancing;
 
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use thiserror::Error;
 
@@ -370,6 +371,8 @@ pub struct Admittance {
     pub connections_per_subject: Option<usize>,
     /// Messages or bytes have a rate that a subject's connections share.
     pub rates_per_subject: bool,
+    /// Whom to ask.
+    pub authorize: Option<Authorize>,
     pub reject: Reject,
 }
 
@@ -378,6 +381,19 @@ impl Admittance {
     pub fn counts_subjects(&self) -> bool {
         self.connections_per_subject.is_some() || self.rates_per_subject
     }
+}
+
+/// A service that says whether a client may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorize {
+    /// `http` or `https`, with a host.
+    pub url: Uri,
+    /// For its answer's head.
+    pub timeout: Duration,
+    /// Fields of its answer that go to the upstream.
+    pub copy_headers: Vec<HeaderName>,
+    /// The field of its answer that names the subject.
+    pub subject: Option<HeaderName>,
 }
 
 /// `deny` goes before `allow`; an empty `allow` allows all.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempt;
+mod authorize;
 pub mod body;
 pub mod headers;
 pub mod rejection;
@@ -26,6 +27,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use self::attempt::Attempt;
+use self::authorize::Asking;
 use self::body::Body;
 use self::headers::{RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
@@ -43,6 +45,7 @@ pub struct Worker {
     /// Turns true once, when the drain has reached this worker.
     pub draining: watch::Sender<bool>,
     tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
+    asking: Asking,
 }
 
 impl Worker {
@@ -53,6 +56,7 @@ impl Worker {
             shared,
             draining: watch::Sender::new(false),
             tallies: RefCell::default(),
+            asking: Asking::default(),
         })
     }
 

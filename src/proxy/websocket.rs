@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -18,13 +18,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::admission::{Admitted, admit};
 use super::attempt::{Attempt, clean};
+use super::authorize::{Question, Recheck, Rechecking};
 use super::body::Body;
-use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
+use super::headers::{
+    Claims, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
+};
 use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
 use super::turn_away::turn_away;
-use super::{Downstream, SlowConsumer, Worker, admission, host_of, retry_after};
+use super::{Downstream, SlowConsumer, Worker, host_of, retry_after};
 use crate::control::Seat;
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
@@ -84,9 +88,10 @@ fn told_by_close(
     parts: &http::request::Parts,
     rejection: &Rejection,
 ) -> Option<(Response<Body>, CloseCode)> {
-    let code = rejection.close_code().filter(|_| route.rejects_by_close)?;
+    let code = rejection.close_code(route.plan.unauthorized_code);
+    let code = code.filter(|_| route.rejects_by_close)?;
     let upgrade = UpgradeRequest::parse(parts).ok()?;
-    Some((switching(upgrade.accept_to_close()), code.into()))
+    Some((switching(upgrade.accept_to_close()), code))
 }
 
 fn switching(headers: HeaderMap) -> Response<Body> {
@@ -116,12 +121,20 @@ async fn shake(
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
-    let admission = admission::admit(parts, route, attempt)?;
+    let host = host_of(parts)?;
+    let facts = Facts {
+        peer: downstream.peer.ip(),
+        client: attempt.client(),
+        request_id: attempt.id(),
+        scheme: downstream.scheme,
+        port: downstream.local.port(),
+        host: &host,
+    };
+    let Admitted { admission, claims, question } = admit(worker, route, parts, &facts).await?;
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
-    let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
-    let (scheme, client) = (downstream.scheme, attempt.client());
-    let sticky = Sticky::of(parts, scheme, client, &|_| None, &route.cluster);
+    let outgoing = outgoing(parts, &facts, route, &offer, &claims)?;
+    let sticky = Sticky::of(parts, facts.scheme, facts.client, &|_| None, &route.cluster);
     let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
@@ -153,26 +166,19 @@ async fn shake(
     };
     let (lease, client) = (opened.lease, attempt.client().addr);
     let (route, downstream) = (route.clone(), downstream.clone());
-    Ok((response, Some(Prepared { upstream, lease, admission, seat, route, downstream, client })))
+    let prepared =
+        Prepared { upstream, lease, admission, question, seat, route, downstream, client };
+    Ok((response, Some(prepared)))
 }
 
 /// The request to the upstream, written anew.
 fn outgoing(
     parts: &http::request::Parts,
-    downstream: &Downstream,
+    facts: &Facts<'_>,
     route: &Route,
     offer: &Offer,
-    attempt: &Attempt,
+    claims: &[(HeaderName, HeaderValue)],
 ) -> Result<Request<Empty<Bytes>>, Rejection> {
-    let host = host_of(parts)?;
-    let facts = Facts {
-        peer: downstream.peer.ip(),
-        client: attempt.client(),
-        request_id: attempt.id(),
-        scheme: downstream.scheme,
-        port: downstream.local.port(),
-        host: &host,
-    };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let rewrite = &route.rewrite;
     let target = rewritten(target, rewrite.strip_prefix.as_deref(), rewrite.add_prefix.as_deref());
@@ -181,9 +187,10 @@ fn outgoing(
         .map_err(|_| Rejection::Malformed("the target cannot be rewritten.".to_owned()))?;
     *request.headers_mut() = upstream_headers(
         &parts.headers,
-        &facts,
+        facts,
         offer,
         route.cluster.host(),
+        Claims { names: &route.claimed, fields: claims },
         &route.request_headers,
     );
     Ok(request)
@@ -218,6 +225,7 @@ struct Prepared {
     upstream: Entrance,
     lease: Lease,
     admission: Admission,
+    question: Option<Question>,
     seat: Seat,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
@@ -237,8 +245,9 @@ impl Prepared {
         }
     }
 
-    fn live(self, worker: &Worker, upgraded: Upgraded) -> Life {
-        let Prepared { upstream, lease, admission, seat, route, downstream, client } = self;
+    fn live(self, worker: &Rc<Worker>, upgraded: Upgraded) -> Life {
+        let Prepared { upstream, lease, admission, question, seat, route, downstream, client } =
+            self;
         let parts =
             upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
         let client_end = Entrance {
@@ -259,12 +268,17 @@ impl Prepared {
             rand::random(),
         );
         tally.opened().add(1);
+        let recheck = question.map(|question| {
+            let (worker, route, mailbox) = (worker.clone(), route.clone(), seat.mailbox());
+            Recheck { worker, route, question, mailbox }.begin()
+        });
         let life = Life {
             tunnel,
             tally,
             seat,
             lease,
             admission,
+            recheck,
             _downstream: downstream,
             route,
             client,
@@ -289,6 +303,8 @@ struct Life {
     lease: Lease,
     /// Who it is, and its places under the caps.
     admission: Admission,
+    /// The authorizer is asked again.
+    recheck: Option<Rechecking>,
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     route: Arc<Route>,
@@ -300,7 +316,11 @@ impl Future for Life {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let report = ready!(Pin::new(&mut self.tunnel).poll(cx));
+        let polled = Pin::new(&mut self.tunnel).poll(cx);
+        if let Some(recheck) = &self.recheck {
+            recheck.follow(self.tunnel.plan());
+        }
+        let report = ready!(polled);
         self.tally.ended(report.ending.reason).add(1);
         self.log_ended(&report);
         Poll::Ready(())

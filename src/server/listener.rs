@@ -42,6 +42,8 @@ pub enum BindError {
     Tls { address: SocketAddr, fault: Box<TlsFault> },
     #[error("hash seed: {0}")]
     Seed(#[from] SeedFault),
+    #[error("route {route}: its authorizer cannot be asked by https: {fault}")]
+    Authorizer { route: Arc<str>, fault: Box<TlsFault> },
 }
 
 fn advice(error: &io::Error) -> &'static str {

@@ -23,8 +23,9 @@ use tracing::info;
 pub use self::listener::BindError;
 use self::listener::{Accepted, Dispatch, Listener};
 use self::occupancy::Occupancy;
-use crate::config::{Config, Drain};
+use crate::config::{self, Config, Drain};
 use crate::control::Command;
+use crate::net::tls::Connector;
 use crate::snapshot::Snapshot;
 use crate::ws::CloseCode;
 
@@ -52,6 +53,7 @@ impl Server {
     /// is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let listeners = config.listeners.iter().map(listener::bind).collect::<Result<_, _>>()?;
+        config.routes.iter().try_for_each(read_authorities)?;
         Ok(Server {
             snapshot: Arc::new(Snapshot::new(config, page)?),
             listeners,
@@ -105,6 +107,18 @@ impl Server {
         }
         Ok(commands)
     }
+}
+
+/// The system's authorities are read before a worker needs them, and missed at once.
+fn read_authorities(route: &config::Route) -> Result<(), BindError> {
+    let authorizer = route.admittance.authorize.as_ref();
+    if authorizer.is_some_and(|it| it.url.scheme() == Some(&http::uri::Scheme::HTTPS)) {
+        Connector::system().map_err(|fault| BindError::Authorizer {
+            route: route.name.clone(),
+            fault: Box::new(fault),
+        })?;
+    }
+    Ok(())
 }
 
 fn workers(config: &Config) -> usize {

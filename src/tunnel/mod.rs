@@ -126,6 +126,12 @@ impl Tunnel {
         }
     }
 
+    /// What it goes by now.
+    #[inline]
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
     /// Relays and decides until nothing more can be done now.
     fn work(&mut self, now: Instant, cx: &mut Context<'_>) {
         loop {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub struct Config {
     workers: usize,
     descriptors: Option<usize>,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     server: String,
     listener: String,
     certificates: Vec<String>,
@@ -53,6 +55,7 @@ impl Config {
             workers: 1,
             descriptors: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
             server: String::new(),
             listener: String::new(),
             certificates: vec![authority().server("localhost")],
@@ -77,6 +80,12 @@ impl Config {
 
     pub fn argument(mut self, argument: &str) -> Config {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// A variable of the program's environment.
+    pub fn environment(mut self, name: &str, value: impl Into<PathBuf>) -> Config {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -199,6 +208,7 @@ timeouts.close = "{close}"
         std::fs::write(&file, self.text()).expect("the configuration's file");
         let mut command = self.command();
         command.arg("run").arg("--config").arg(file).args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("wsgate starts");
         let log = Log::of(child.stderr.take().expect("stderr is piped"));

@@ -11,10 +11,10 @@ use rcgen::{
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// An authority, its certificates in files as the edge reads them.
 pub struct Authority {
@@ -72,6 +72,17 @@ impl Authority {
         std::fs::write(&chain, certificate.pem()).expect("a certificate's file");
         std::fs::write(&key_file, key.serialize_pem()).expect("a key's file");
         format!("{{ chain = {chain:?}, key = {key_file:?} }}")
+    }
+
+    /// A server of the test's own, with a certificate for `name`.
+    pub fn acceptor(&self, name: &str) -> TlsAcceptor {
+        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .expect("a certificate and its key");
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// A client that takes only `versions` (empty: the usual ones) and shows no certificate.
