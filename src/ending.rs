@@ -72,6 +72,9 @@ pub enum Reason {
     /// The authorizer was asked again, and refused.
     AuthorizationRevoked,
     Drain,
+    /// Its endpoint, or its route, was deleted from the configuration.
+    EndpointRemoved,
+    RouteRemoved,
 }
 
 /// The close codes that the two sides are told; `None`: no Close.
@@ -107,7 +110,7 @@ pub enum Manner {
 
 impl Reason {
     /// Every word that [`Reason::as_str`] can say.
-    pub const WORDS: [&'static str; 16] = [
+    pub const WORDS: [&'static str; 18] = [
         "client_close",
         "upstream_close",
         "client_lost",
@@ -124,6 +127,8 @@ impl Reason {
         "max_age",
         "authorization_revoked",
         "drain",
+        "endpoint_removed",
+        "route_removed",
     ];
 
     /// The word in logs and metrics.
@@ -148,6 +153,8 @@ impl Reason {
             Reason::MaxAge => "max_age",
             Reason::AuthorizationRevoked => "authorization_revoked",
             Reason::Drain => "drain",
+            Reason::EndpointRemoved => "endpoint_removed",
+            Reason::RouteRemoved => "route_removed",
         }
     }
 
@@ -170,7 +177,11 @@ impl Reason {
             | Reason::FrameStalled(side)
             | Reason::SlowConsumer(side) => Manner::Violation(side),
             Reason::RateLimited => Manner::Violation(Side::Client),
-            Reason::IdleTimeout | Reason::MaxAge | Reason::Drain => Manner::Orderly,
+            Reason::IdleTimeout
+            | Reason::MaxAge
+            | Reason::Drain
+            | Reason::EndpointRemoved
+            | Reason::RouteRemoved => Manner::Orderly,
             Reason::AuthorizationRevoked => Manner::Expelled,
         }
     }
@@ -203,7 +214,9 @@ impl Reason {
             Reason::IdleTimeout | Reason::MaxAge => (Some(Away), Some(Away)),
             // The route's `unauthorized_code`, where it says another.
             Reason::AuthorizationRevoked => (Some(CloseCode::Library(4001)), Some(Away)),
-            Reason::Drain => (Some(Restart), Some(Away)),
+            Reason::Drain | Reason::EndpointRemoved | Reason::RouteRemoved => {
+                (Some(Restart), Some(Away))
+            }
         };
         Closes { client, upstream }
     }
@@ -267,6 +280,8 @@ mod tests {
             (Reason::MaxAge, "max_age", Blame::Edge, 1001, 1001),
             (Reason::AuthorizationRevoked, "authorization_revoked", Blame::Edge, 4001, 1001),
             (Reason::Drain, "drain", Blame::Edge, 1012, 1001),
+            (Reason::EndpointRemoved, "endpoint_removed", Blame::Edge, 1012, 1001),
+            (Reason::RouteRemoved, "route_removed", Blame::Edge, 1012, 1001),
         ];
         for (reason, word, by, client, upstream) in table {
             let closes = reason.closes();

@@ -142,6 +142,7 @@ fn upstream(table: file::Upstream, files: &mut Files<'_>) -> Option<Upstream> {
         connect_timeout: table.connect_timeout.value?.0,
         handshake_timeout: table.handshake_timeout.value?.0,
         host: table.host.value?.0,
+        on_removed: table.on_removed.value?,
     })
 }
 
@@ -200,6 +201,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
+        on_removed: table.on_removed.value?,
         admittance: Admittance { rates_per_subject, authorize, ..admittance(gates)? },
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,

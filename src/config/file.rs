@@ -17,7 +17,8 @@ use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, P
 use super::reader::{Literal, Tables, table};
 use super::urls::Url;
 use super::{
-    Compression, EndpointAddress, HashKey, LogFormat, OriginPattern, Reject, SameSite, Utf8,
+    Compression, EndpointAddress, HashKey, LogFormat, OnRemoved, OriginPattern, Reject, SameSite,
+    Utf8,
 };
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -172,9 +173,11 @@ table! {
         handshake_timeout: Lasting = "10s",
         /// The Host it sees: "pass" for the client's, or a name.
         host: SentHost = "pass",
+        /// What becomes of the sockets of an endpoint that is deleted from this file.
+        on_removed: OnRemoved = "close",
     }
     later [
-        "resolve", "source_addresses", "tls", "health", "passive", "on_removed",
+        "resolve", "source_addresses", "tls", "health", "passive",
     ]
 }
 
@@ -225,6 +228,8 @@ table! {
         clients: Clients = Literal::EmptyTable,
         /// Which pages may connect: "any" or a table; absent: those of the host they call.
         origin: Option<StatedOrigin>,
+        /// What becomes of its sockets when the route is deleted from this file.
+        on_removed: OnRemoved = "close",
         /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
         reject: Reject = "status",
         /// The close code of who is not, or no longer, authorized.
@@ -247,7 +252,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "plain_http", "token",
+        "redirect", "plain_http", "token",
     ]
 }
 

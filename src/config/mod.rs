@@ -9,6 +9,7 @@
 mod balancing;
 mod build;
 mod diagnostics;
+mod diff;
 mod file;
 mod names;
 mod origins;
@@ -34,6 +35,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
+pub use self::diff::{Change, Effect, changes};
 pub use self::quantities::duration;
 pub use self::schema::schema;
 use crate::plan::{Plan, Rate};
@@ -240,6 +242,7 @@ pub struct Upstream {
     pub handshake_timeout: Duration,
     /// The Host that upstreams see; `None` is `"pass"`: the client's.
     pub host: Option<HeaderValue>,
+    pub on_removed: OnRemoved,
 }
 
 /// How a connection's endpoint is chosen.
@@ -350,6 +353,7 @@ pub struct Route {
     pub compression: Compression,
     pub utf8: Utf8,
     pub admittance: Admittance,
+    pub on_removed: OnRemoved,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub plan: Arc<Plan>,
@@ -432,6 +436,14 @@ pub enum OriginPattern {
         /// The scheme's own where the file names none; `None`: it has none either.
         port: Option<u16>,
     },
+}
+
+/// What becomes of the sockets of a route or an endpoint that is deleted from the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemoved {
+    #[default]
+    Close,
+    Keep,
 }
 
 /// How a refused handshake is told.

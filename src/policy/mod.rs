@@ -31,7 +31,7 @@ use crate::rate::SharedRates;
 pub struct Policy {
     clients: Networks,
     origin: crate::config::Origin,
-    handshakes: Handshakes,
+    handshakes: Arc<Handshakes>,
     connections: Arc<Caps>,
     /// Where something is counted by subject.
     subjects: Option<Arc<Subjects>>,
@@ -129,18 +129,26 @@ impl From<IpAddr> for ClientKey {
 }
 
 impl Policy {
-    pub fn new(admittance: &Admittance) -> Policy {
+    /// `before` is the policy of the same route that runs: what it counts is carried over, and a
+    /// limiter whose rates have not changed too.
+    pub fn new(admittance: &Admittance, before: Option<&Policy>) -> Policy {
+        let handshakes =
+            Handshakes::new(admittance.handshakes_per_client, admittance.handshakes_total);
+        let unchanged = before.map(|before| &before.handshakes);
+        let unchanged = unchanged.filter(|before| before.has_rates_of(&handshakes)).cloned();
+        let subjects = before.and_then(|before| before.subjects.as_deref());
         Policy {
             clients: admittance.clients.clone(),
             origin: admittance.origin.clone(),
-            handshakes: Handshakes::new(
-                admittance.handshakes_per_client,
-                admittance.handshakes_total,
+            handshakes: unchanged.unwrap_or_else(|| Arc::new(handshakes)),
+            connections: Caps::new(
+                admittance.connections_total,
+                admittance.connections_per_client,
+                before.map(|before| &*before.connections),
             ),
-            connections: Caps::new(admittance.connections_total, admittance.connections_per_client),
             subjects: admittance
                 .counts_subjects()
-                .then(|| Subjects::new(admittance.connections_per_subject)),
+                .then(|| Subjects::new(admittance.connections_per_subject, subjects)),
             authorize: admittance.authorize.clone(),
         }
     }
@@ -164,6 +172,11 @@ impl Policy {
             Cap::Total => Denied::TotalCap,
         })?;
         Ok(Entered { policy: self, permit })
+    }
+
+    /// Connections that were admitted and live.
+    pub fn connections(&self) -> usize {
+        self.connections.live()
     }
 
     fn place(&self, subject: Option<&Subject>, now: Instant) -> Result<Option<Place>, Denied> {
@@ -223,7 +236,7 @@ mod tests {
     fn networks(allow: &[&str], deny: &[&str]) -> Policy {
         let parse = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
         let clients = Networks { allow: parse(allow), deny: parse(deny) };
-        Policy::new(&Admittance { clients, ..Admittance::default() })
+        Policy::new(&Admittance { clients, ..Admittance::default() }, None)
     }
 
     #[test]
@@ -269,16 +282,19 @@ mod tests {
     #[test]
     fn whom_the_authorizer_names_is_the_subject_that_is_counted() {
         let now = Instant::now();
-        let policy = Policy::new(&Admittance {
-            connections_per_subject: Some(1),
-            authorize: Some(Authorize {
-                url: http::Uri::from_static("http://127.0.0.1:7000/"),
-                timeout: Duration::from_secs(5),
-                copy_headers: Vec::new(),
-                subject: Some(http::HeaderName::from_static("x-user")),
-            }),
-            ..Admittance::default()
-        });
+        let policy = Policy::new(
+            &Admittance {
+                connections_per_subject: Some(1),
+                authorize: Some(Authorize {
+                    url: http::Uri::from_static("http://127.0.0.1:7000/"),
+                    timeout: Duration::from_secs(5),
+                    copy_headers: Vec::new(),
+                    subject: Some(http::HeaderName::from_static("x-user")),
+                }),
+                ..Admittance::default()
+            },
+            None,
+        );
         let ada = answered(&policy, Some("ada"), now).unwrap();
         assert_eq!(ada.subject().map(Subject::as_str), Some("ada"));
         assert_eq!(answered(&policy, Some("ada"), now).err(), Some(Denied::SubjectCap));
@@ -292,11 +308,14 @@ mod tests {
     #[test]
     fn a_place_under_a_cap_is_free_again_when_the_admission_ends() {
         let now = Instant::now();
-        let policy = Policy::new(&Admittance {
-            connections_total: Some(2),
-            connections_per_client: Some(1),
-            ..Admittance::default()
-        });
+        let policy = Policy::new(
+            &Admittance {
+                connections_total: Some(2),
+                connections_per_client: Some(1),
+                ..Admittance::default()
+            },
+            None,
+        );
         let first = policy.enter(applicant("192.0.2.1"), now).unwrap();
         assert_eq!(policy.enter(applicant("192.0.2.1"), now).err(), Some(Denied::ClientCap));
         let _second = policy.enter(applicant("192.0.2.2"), now).unwrap();

@@ -1,6 +1,5 @@
 //! A WebSocket's handshake on both sides, and the tunnel that comes of it.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,10 +28,11 @@ use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
 use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, host_of, retry_after};
-use crate::control::Seat;
+use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::Stream;
+use crate::plan::Plan;
 use crate::policy::Admission;
 use crate::route::rewritten;
 use crate::snapshot::Route;
@@ -145,10 +145,17 @@ async fn shake(
             return Ok((response, None));
         }
     };
-    // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
-    if worker.is_draining() {
-        return Err(Rejection::Draining(retry_after()));
-    }
+    // Between here and the 101 nothing is awaited: a drain or a reload that comes now finds the
+    // seat taken.
+    let plan = commit(worker, route, &opened.lease)?;
+    let about = Rc::new(About {
+        client: attempt.client().addr,
+        route: route.name.clone(),
+        upstream: route.cluster.name().clone(),
+        endpoint: opened.lease.endpoint().identity().clone(),
+        began: Instant::now(),
+    });
+    seat.stand(about.clone());
     attempt.done();
     let mut response = switching(client_headers(
         &opened.head.headers,
@@ -164,11 +171,26 @@ async fn shake(
         check_utf8: route.check_utf8,
         rates: None,
     };
-    let (lease, client) = (opened.lease, attempt.client().addr);
-    let (route, downstream) = (route.clone(), downstream.clone());
+    let (lease, downstream, route) = (opened.lease, downstream.clone(), route.clone());
     let prepared =
-        Prepared { upstream, lease, admission, question, seat, route, downstream, client };
+        Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream };
     Ok((response, Some(prepared)))
+}
+
+/// What has changed since the request came: the plan of its route as it is now, or a refusal
+/// where a drain has begun, or the route or the endpoint is no longer there.
+fn commit(worker: &Worker, route: &Route, lease: &Lease) -> Result<Arc<Plan>, Rejection> {
+    if worker.is_draining() {
+        return Err(Rejection::Draining(retry_after()));
+    }
+    let now = worker.snapshot();
+    let gone = || Rejection::NoEndpoint(retry_after());
+    let plan = now.route(&route.name).ok_or_else(gone)?.plan.clone();
+    let before = &route.cluster;
+    let after = now.cluster(before.name()).ok_or_else(gone)?;
+    let identity = lease.endpoint().identity();
+    let removed = !Arc::ptr_eq(before, after) && before.has(identity) && !after.has(identity);
+    if removed { Err(gone()) } else { Ok(plan) }
 }
 
 /// The request to the upstream, written anew.
@@ -227,9 +249,10 @@ struct Prepared {
     admission: Admission,
     question: Option<Question>,
     seat: Seat,
+    about: Rc<About>,
+    plan: Arc<Plan>,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
-    client: IpAddr,
 }
 
 impl Prepared {
@@ -240,13 +263,14 @@ impl Prepared {
             Ok(upgraded) => {
                 tokio::task::spawn_local(self.live(&worker, upgraded));
             }
-            Err(_) => info!(id = %self.seat.id(), client = %self.client, route = &*self.route.name,
-                by = "client", outcome = "client_gone", "handshake refused"),
+            Err(_) => info!(id = %self.seat.id(), client = %self.about.client,
+                route = &*self.about.route, by = "client", outcome = "client_gone",
+                "handshake refused"),
         }
     }
 
     fn live(self, worker: &Rc<Worker>, upgraded: Upgraded) -> Life {
-        let Prepared { upstream, lease, admission, question, seat, route, downstream, client } =
+        let Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream } =
             self;
         let parts =
             upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
@@ -257,11 +281,11 @@ impl Prepared {
             check_utf8: upstream.check_utf8,
             rates: admission.rates(),
         };
-        let tally = worker.tally(&route.name);
+        let tally = worker.tally(&about.route);
         let tunnel = Tunnel::new(
             client_end,
             upstream,
-            route.plan.clone(),
+            plan,
             seat.mailbox(),
             worker.shared.clone(),
             tally.clone(),
@@ -269,21 +293,11 @@ impl Prepared {
         );
         tally.opened().add(1);
         let recheck = question.map(|question| {
-            let (worker, route, mailbox) = (worker.clone(), route.clone(), seat.mailbox());
+            let (worker, mailbox) = (worker.clone(), seat.mailbox());
             Recheck { worker, route, question, mailbox }.begin()
         });
-        let life = Life {
-            tunnel,
-            tally,
-            seat,
-            lease,
-            admission,
-            recheck,
-            _downstream: downstream,
-            route,
-            client,
-            began: Instant::now(),
-        };
+        let life =
+            Life { tunnel, tally, seat, lease, admission, recheck, _downstream: downstream, about };
         life.log_opened();
         life
     }
@@ -307,9 +321,7 @@ struct Life {
     recheck: Option<Rechecking>,
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
-    route: Arc<Route>,
-    client: IpAddr,
-    began: Instant,
+    about: Rc<About>,
 }
 
 impl Future for Life {
@@ -329,8 +341,8 @@ impl Future for Life {
 
 impl Life {
     fn log_opened(&self) {
-        let (id, client) = (self.seat.id(), self.client);
-        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        let (id, client) = (self.seat.id(), self.about.client);
+        let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
         debug!(%id, %client, subject = self.subject(), route, endpoint, "tunnel opened");
     }
 
@@ -339,9 +351,9 @@ impl Life {
     }
 
     fn log_ended(&self, report: &Report) {
-        let (id, client) = (self.seat.id(), self.client);
-        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
-        let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (id, client) = (self.seat.id(), self.about.client);
+        let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
+        let duration_ms = u64::try_from(self.about.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let subject = self.subject();
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;

@@ -18,8 +18,14 @@ pub struct Endpoint {
     weight: Weight,
     backup: bool,
     max_connections: usize,
-    connections: AtomicUsize,
     turn: Turn,
+    state: Arc<State>,
+}
+
+/// What an endpoint keeps through a reload.
+#[derive(Debug, Default)]
+struct State {
+    connections: AtomicUsize,
 }
 
 /// Whether new connections may go to an endpoint.
@@ -33,14 +39,19 @@ pub enum Standing {
 }
 
 impl Endpoint {
-    /// `mark` is what its identity hashes to, `code` what affinity cookies call it.
+    /// `mark` is what its identity hashes to, `code` what affinity cookies call it. What one of
+    /// the same identity `before` it counts is counted here too.
     pub(super) fn new(
         endpoint: &config::Endpoint,
         mark: Mark,
         code: Option<Box<str>>,
+        before: &[Arc<Endpoint>],
     ) -> Arc<Endpoint> {
+        let identity = endpoint.identity();
+        let before = before.iter().find(|before| before.identity == identity);
         Arc::new(Endpoint {
-            identity: endpoint.identity(),
+            state: before.map(|before| before.state.clone()).unwrap_or_default(),
+            identity,
             mark,
             code,
             address: endpoint.address.clone(),
@@ -48,7 +59,6 @@ impl Endpoint {
             weight: Weight::whole(endpoint.weight),
             backup: endpoint.backup,
             max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
-            connections: AtomicUsize::new(0),
             turn: Turn::default(),
         })
     }
@@ -87,7 +97,7 @@ impl Endpoint {
 
     /// Connections that are live or being made.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// It has all the connections that it may have.
@@ -125,7 +135,7 @@ impl Lease {
     /// last place one gets it.
     pub fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
         let taken = |live: usize| (live < endpoint.max_connections).then_some(live + 1);
-        let (count, relaxed) = (&endpoint.connections, Ordering::Relaxed);
+        let (count, relaxed) = (&endpoint.state.connections, Ordering::Relaxed);
         count.fetch_update(relaxed, relaxed, taken).ok().map(|_| Lease(endpoint.clone()))
     }
 
@@ -136,7 +146,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.state.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -154,7 +164,7 @@ mod tests {
     fn endpoint(max_connections: Option<usize>) -> Arc<Endpoint> {
         let address = EndpointAddress::Unix("/run/chat.sock".into());
         let endpoint = config::Endpoint { max_connections, ..address.into() };
-        Endpoint::new(&endpoint, Seed::default().mark(&endpoint.identity()), None)
+        Endpoint::new(&endpoint, Seed::default().mark(&endpoint.identity()), None, &[])
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub use self::endpoint::{Endpoint, Lease, Standing};
 use self::hashing::Seed;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
-use crate::config::{self, Balance, HashKey};
+use crate::config::{self, Balance, HashKey, OnRemoved};
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
 use crate::ws::handshake::{Answer, AnswerFault, Offer};
@@ -48,6 +48,7 @@ pub struct Cluster {
     connect_timeout: Duration,
     handshake_timeout: Duration,
     host: Option<HeaderValue>,
+    on_removed: OnRemoved,
 }
 
 /// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
@@ -102,8 +103,12 @@ pub enum ConnectError {
 }
 
 impl Cluster {
-    /// Reads the upstream's seed file, if it has one.
-    pub fn new(upstream: &config::Upstream) -> Result<Cluster, SeedFault> {
+    /// Reads the upstream's seed file, if it has one. `before` is the cluster of this name that
+    /// runs.
+    pub fn new(
+        upstream: &config::Upstream,
+        before: Option<&Cluster>,
+    ) -> Result<Cluster, SeedFault> {
         let secret = upstream.hash_seed_file.as_deref().map(seed::read).transpose()?;
         let seed = secret.as_deref().map_or(Seed::default(), Seed::new);
         let affinity = upstream.affinity_cookie.as_ref();
@@ -120,9 +125,22 @@ impl Cluster {
             connect_timeout: upstream.connect_timeout,
             handshake_timeout: upstream.handshake_timeout,
             host: upstream.host.clone(),
+            on_removed: upstream.on_removed,
         };
-        cluster.replace(upstream.endpoints.iter().map(|it| cluster.endpoint(it)).collect());
+        let before = before.map(Cluster::endpoints).unwrap_or_default();
+        let endpoint = |endpoint| cluster.endpoint_beside(endpoint, &before);
+        cluster.replace(upstream.endpoints.iter().map(endpoint).collect());
         Ok(cluster)
+    }
+
+    /// What becomes of the sockets of an endpoint that the next file no longer has.
+    pub fn on_removed(&self) -> OnRemoved {
+        self.on_removed
+    }
+
+    /// Whether this endpoint is one of those at the moment.
+    pub fn has(&self, identity: &str) -> bool {
+        self.endpoints().iter().any(|one| **one.identity() == *identity)
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -132,9 +150,17 @@ impl Cluster {
     /// An endpoint as this cluster needs it, for a list that [`Cluster::replace`] takes.
     #[must_use]
     pub fn endpoint(&self, endpoint: &config::Endpoint) -> Arc<Endpoint> {
+        self.endpoint_beside(endpoint, &self.endpoints())
+    }
+
+    fn endpoint_beside(
+        &self,
+        endpoint: &config::Endpoint,
+        before: &[Arc<Endpoint>],
+    ) -> Arc<Endpoint> {
         let identity = endpoint.identity();
         let code = self.affinity.as_ref().map(|affinity| affinity.code(&identity));
-        Endpoint::new(endpoint, self.seed.mark(&identity), code)
+        Endpoint::new(endpoint, self.seed.mark(&identity), code, before)
     }
 
     /// Its endpoints as they are now.

@@ -26,7 +26,7 @@ pub struct Edge {
     log: Log,
     pub plain: SocketAddr,
     pub tls: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// The file a test gives the program: a plain and a TLS listener, one upstream, one route for
@@ -213,7 +213,7 @@ timeouts.close = "{close}"
         let mut child = command.spawn().expect("wsgate starts");
         let log = Log::of(child.stderr.take().expect("stderr is piped"));
         let unbound = SocketAddr::from(([0; 4], 0));
-        Edge { child, log, plain: unbound, tls: unbound, _folder: folder }
+        Edge { child, log, plain: unbound, tls: unbound, folder }
     }
 
     fn command(&self) -> Command {
@@ -231,6 +231,26 @@ impl Edge {
             self.wait_for_log(|line| line["message"] == "listening" && line["tls"] == tls).await;
         let address = line["address"].as_str().expect("a listener's line has its address");
         address.parse().expect("the address has a port")
+    }
+
+    /// The configuration's file.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("wsgate.toml")
+    }
+
+    /// Writes another configuration beside the file and renames it into its place; the program is
+    /// not told.
+    pub fn rewrite(&self, text: &str) {
+        let fresh = self.folder.path().join("fresh");
+        std::fs::write(&fresh, text).expect("a new configuration");
+        std::fs::rename(&fresh, self.file()).expect("the new configuration takes its place");
+    }
+
+    /// Goes over to another configuration, and waits until the log says so.
+    pub async fn reconfigure(&self, config: &Config) {
+        let before = self.logged(reloaded).len();
+        self.rewrite(&config.text());
+        self.wait_for_logs(before + 1, reloaded).await;
     }
 
     /// A TLS connection, nothing sent on it.
@@ -353,6 +373,12 @@ impl Edge {
         assert!(falling.is_ok(), "{resident} bytes are resident, {most} were to be left");
     }
 
+    /// Threads of the program.
+    pub fn threads(&self) -> usize {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(tasks).expect("the program's threads").count()
+    }
+
     /// Waits until no more than `most` descriptors are open.
     pub async fn descriptors_fall_to(&self, most: usize) {
         let falling = async {
@@ -380,6 +406,11 @@ impl Drop for Edge {
             lines[from..].iter().for_each(|line| eprintln!("wsgate: {line}"));
         }
     }
+}
+
+/// The line of a configuration that was put to use.
+pub fn reloaded(line: &Line) -> bool {
+    line["message"] == "configuration reloaded"
 }
 
 /// Whether a line tells of a tunnel's end.
