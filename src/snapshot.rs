@@ -139,10 +139,19 @@ impl Snapshot {
 
 impl Route {
     fn new(route: &config::Route, cluster: Arc<Cluster>, before: Option<&Route>) -> Route {
+        let policy = Policy::new(&route.admittance, before.map(|before| &before.policy));
+        let renewed = before.map(|before| route.plan.quotas_differ(&before.plan));
+        let [messages, bytes] = renewed.unwrap_or_default();
+        if messages {
+            policy.renew(|rates| &rates.messages);
+        }
+        if bytes {
+            policy.renew(|rates| &rates.bytes);
+        }
         Route {
             name: route.name.clone(),
             cluster,
-            policy: Policy::new(&route.admittance, before.map(|before| &before.policy)),
+            policy,
             on_removed: route.on_removed,
             authorizer_fails: AtomicBool::new(false),
             claimed: claimed(&route.admittance),

@@ -93,9 +93,19 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The text it was read from.
+    pub fn text(&self) -> &str {
+        &self.warnings.text
+    }
+
     /// The faults of the files it names; empty when all can be read.
     pub fn check_files(&self) -> Report {
-        Report::new(&self.warnings.origin, &self.warnings.text, unreadable(&self.files))
+        self.report(unreadable(&self.files))
+    }
+
+    /// Diagnostics of this text.
+    pub fn report(&self, diagnostics: Vec<Diagnostic>) -> Report {
+        Report::new(&self.warnings.origin, &self.warnings.text, diagnostics)
     }
 }
 

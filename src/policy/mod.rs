@@ -24,7 +24,7 @@ use self::rate::Handshakes;
 pub use self::subject::Subject;
 use self::subject::{Place, Subjects};
 use crate::config::{Admittance, Authorize, Networks};
-use crate::rate::SharedRates;
+use crate::rate::{SharedBucket, SharedRates};
 
 /// The policy of one route, with what it counts.
 #[derive(Debug)]
@@ -172,6 +172,13 @@ impl Policy {
             Cap::Total => Denied::TotalCap,
         })?;
         Ok(Entered { policy: self, permit })
+    }
+
+    /// Has what subjects have used up of a rate forgotten, since the rate is another.
+    pub fn renew(&self, rate: impl Fn(&SharedRates) -> &SharedBucket) {
+        if let Some(subjects) = &self.subjects {
+            subjects.renew(rate);
+        }
     }
 
     /// Connections that were admitted and live.

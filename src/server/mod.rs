@@ -29,10 +29,10 @@ use tracing::info;
 
 pub use self::listener::BindError;
 use self::listener::{Accepted, Dispatch, Opening};
-use self::listeners::{Fresh, Listeners};
+use self::listeners::{Binds, Fresh, Listeners};
 use self::occupancy::Occupancy;
-pub use self::reload::Reloading;
 use self::reload::Trigger;
+pub use self::reload::{Reloading, Start};
 use crate::config::{self, Config, Drain};
 use crate::control::Command;
 use crate::net::tls::Connector;
@@ -66,7 +66,7 @@ impl Server {
     /// served at `/` where no route is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let mut listeners = Listeners::default();
-        let next = listeners.prepare(&config.listeners)?;
+        let next = listeners.prepare(&config.listeners, Binds::WhatIsNew)?;
         let fresh = listeners.replace(next);
         config.routes.iter().try_for_each(read_authorities)?;
         let snapshot = Arc::new(Snapshot::new(config, None, page)?);

@@ -101,6 +101,11 @@ impl Config {
         self
     }
 
+    /// The only certificate, `{ chain = …, key = … }`.
+    pub fn only_certificate(self, files: String) -> Config {
+        Config { certificates: vec![files], ..self }
+    }
+
     /// A further certificate, `{ chain = …, key = … }`.
     pub fn certificate(mut self, files: String) -> Config {
         self.certificates.push(files);
@@ -311,6 +316,11 @@ impl Edge {
     /// The line of the first refused handshake.
     pub async fn refused(&self) -> Line {
         self.wait_for_log(|line| line["message"] == "handshake refused").await
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {

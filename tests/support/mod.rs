@@ -24,7 +24,7 @@ pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, P
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
 pub use program::{Ended, Program, run, wsgate};
-pub use tls::{Authority, authority, client_config, connect_tls};
+pub use tls::{Authority, Pair, authority, client_config, connect_tls};
 
 /// How long a test waits for what must happen soon. Long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);

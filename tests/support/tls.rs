@@ -66,12 +66,25 @@ impl Authority {
 
     /// `{ chain = …, key = … }` of a new server certificate for `name` and the listeners' addresses.
     pub fn server(&self, name: &str) -> String {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
         let chain = self.file(&format!("{name}.{}.pem", serial()));
-        let key_file = chain.with_extension("key");
-        std::fs::write(&chain, certificate.pem()).expect("a certificate's file");
-        std::fs::write(&key_file, key.serialize_pem()).expect("a key's file");
-        format!("{{ chain = {chain:?}, key = {key_file:?} }}")
+        let key = chain.with_extension("key");
+        let pair = self.pair(name);
+        std::fs::write(&chain, pair.chain).expect("a certificate's file");
+        std::fs::write(&key, pair.key).expect("a key's file");
+        format!("{{ chain = {chain:?}, key = {key:?} }}")
+    }
+
+    /// A new server certificate in PEM, in no file.
+    pub fn pair(&self, name: &str) -> Pair {
+        Pair::of(&self.issue(name, ExtendedKeyUsagePurpose::ServerAuth))
+    }
+
+    /// One that was valid once.
+    pub fn expired_pair(&self, name: &str) -> Pair {
+        let end = |params: &mut CertificateParams| {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        };
+        Pair::of(&self.issue_with(name, ExtendedKeyUsagePurpose::ServerAuth, end))
     }
 
     /// A server of the test's own, with a certificate for `name`.
@@ -120,12 +133,37 @@ impl Authority {
     }
 
     fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
+        self.issue_with(name, usage, |_| {})
+    }
+
+    fn issue_with(
+        &self,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let names = [name, "127.0.0.1", "127.0.0.2"].map(str::to_owned).to_vec();
         let mut params = CertificateParams::new(names).expect("a certificate's parameters");
         params.distinguished_name = named(name);
         params.extended_key_usages = vec![usage];
+        edit(&mut params);
         (params.signed_by(&key, &self.issuer).expect("a signature"), key)
+    }
+}
+
+/// A certificate and its key, in PEM.
+pub struct Pair {
+    pub chain: String,
+    pub key: String,
+    /// What a client is shown.
+    pub der: CertificateDer<'static>,
+}
+
+impl Pair {
+    fn of((certificate, key): &(rcgen::Certificate, KeyPair)) -> Pair {
+        let (chain, key) = (certificate.pem(), key.serialize_pem());
+        Pair { chain, key, der: certificate.der().clone() }
     }
 }
 
