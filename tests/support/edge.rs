@@ -253,8 +253,12 @@ impl Edge {
 
     /// Goes over to another configuration, and waits until the log says so.
     pub async fn reconfigure(&self, config: &Config) {
+        self.reconfigure_by(&config.text()).await;
+    }
+
+    pub async fn reconfigure_by(&self, text: &str) {
         let before = self.logged(reloaded).len();
-        self.rewrite(&config.text());
+        self.rewrite(text);
         self.wait_for_logs(before + 1, reloaded).await;
     }
 
@@ -421,6 +425,11 @@ impl Drop for Edge {
 /// The line of a configuration that was put to use.
 pub fn reloaded(line: &Line) -> bool {
     line["message"] == "configuration reloaded"
+}
+
+/// The line of one that was refused.
+pub fn not_reloaded(line: &Line) -> bool {
+    line["message"] == "configuration not reloaded: what runs goes on"
 }
 
 /// Whether a line tells of a tunnel's end.
