@@ -65,7 +65,13 @@ enum Scope {
 
 const BANS: &[Ban] = &[
     Ban {
-        names: &["rustls", "tokio_rustls", "rustls_pemfile", "rustls_pki_types"],
+        names: &[
+            "rustls",
+            "tokio_rustls",
+            "rustls_native_certs",
+            "rustls_pemfile",
+            "rustls_pki_types",
+        ],
         scope: Scope::Except(&["net::tls"]),
         reason: "src/net/tls.rs is the one file that knows the TLS library; \
                  give it a type of its own for this and use that",

@@ -63,8 +63,8 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
     if !loaded.files.iter().all(|file| file.path.is_file()) {
         return Vec::new();
     }
-    let diagnostic = |path: &Path, fault: &dyn std::error::Error| {
-        let named = loaded.files.iter().find(|file| file.path == path);
+    let diagnostic = |path: Option<&Path>, fault: &dyn std::error::Error| {
+        let named = loaded.files.iter().find(|file| Some(&*file.path) == path);
         let span = named.map_or(0..0, |file| file.span.clone());
         Diagnostic::fault(span, fault.to_string()).label("this file")
     };
@@ -72,7 +72,7 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
     let tls = tls.flat_map(tls::faults).map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());
-    tls.chain(seeds.map(|fault| diagnostic(fault.path(), &fault))).collect()
+    tls.chain(seeds.map(|fault| diagnostic(Some(fault.path()), &fault))).collect()
 }
 
 fn refuse(path: &Path, report: &Report, paint: Paint, err: &mut dyn Write) -> io::Result<Verdict> {

@@ -1,5 +1,6 @@
-//! Sockets: the legs of a tunnel, TLS, and what the kernel is asked for.
+//! Sockets: the legs of a tunnel, TLS, a small HTTP client, and what the kernel is asked for.
 
+pub mod client;
 mod leg;
 mod scratch;
 pub mod socket;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Leg;
-use super::tls::{ServerStream, Session};
+use super::tls::{Session, TlsStream};
 
 pub struct Stream {
     inner: Inner,
@@ -23,7 +23,7 @@ pub struct Stream {
 enum Inner {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<ServerStream>),
+    Tls(Box<TlsStream>),
 }
 
 /// What a stream saw since it was last asked.
@@ -87,7 +87,7 @@ impl Stream {
         Stream { inner: Inner::Unix(socket), watch: Arc::default() }
     }
 
-    pub fn tls(stream: ServerStream) -> Stream {
+    pub fn tls(stream: TlsStream) -> Stream {
         Stream { inner: Inner::Tls(Box::new(stream)), watch: Arc::default() }
     }
 

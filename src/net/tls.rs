@@ -1,18 +1,18 @@
 //! TLS: the one file that names the library.
 //!
-//! A listener's files become an [`Acceptor`]. A handshake runs on tokio-rustls; afterwards a
-//! tunnel takes the parts and drives them itself as a [`Session`]: one large read from the socket
-//! into the worker's scratch, opened there, and records sealed into the worker's scratch.
+//! A listener's files become an [`Acceptor`], what is known of servers a [`Connector`]. A
+//! handshake runs on tokio-rustls; afterwards a tunnel takes the parts and drives them itself as a
+//! [`Session`]: one large read from the socket into the worker's scratch, opened there, and
+//! records sealed into the worker's scratch.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, Ticketer};
@@ -20,16 +20,21 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::server::{
     ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
-use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig, ServerConnection};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, Connection, Error, RootCertStore, ServerConfig,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::leg;
+use super::{Stream, leg};
 use crate::config::{CertificateFiles, ClientAuth, ListenerTls};
 
 /// A TLS connection whose handshake is done, as HTTP reads and writes it.
-pub type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
 
-/// Why a listener's TLS cannot be set up: which file, and what is wrong with it.
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// Why TLS cannot be set up: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFault {
     #[error("cannot read {}: {error}", path.display())]
@@ -42,15 +47,18 @@ pub enum TlsFault {
     Mismatch { chain: PathBuf, key: PathBuf },
     #[error("{}: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
+    #[error("this system knows no certificate authority{0}; install its ca-certificates package")]
+    NoSystemRoots(String),
 }
 
 impl TlsFault {
-    /// The file that is to blame.
-    pub fn path(&self) -> &Path {
+    /// The file of the configuration that is to blame.
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            TlsFault::Unreadable { path, .. } | TlsFault::Unusable { path, .. } => path,
-            TlsFault::NoCertificate(path) | TlsFault::NoKey(path) => path,
-            TlsFault::Mismatch { key, .. } => key,
+            TlsFault::Unreadable { path, .. } | TlsFault::Unusable { path, .. } => Some(path),
+            TlsFault::NoCertificate(path) | TlsFault::NoKey(path) => Some(path),
+            TlsFault::Mismatch { key, .. } => Some(key),
+            TlsFault::NoSystemRoots(_) => None,
         }
     }
 }
@@ -89,14 +97,15 @@ impl Acceptor {
             .map(|files| Certificate::load(files, &provider))
             .collect::<Result<Vec<_>, _>>()?;
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Ticketer::new().expect("the system's random numbers can be had");
         Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
     }
 
     /// Shakes hands as a server.
-    pub async fn accept(&self, socket: TcpStream) -> io::Result<ServerStream> {
-        self.0.accept(socket).await
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
+        let stream = self.0.accept(socket).await?;
+        Ok(Stream::tls(stream.into()))
     }
 }
 
@@ -189,16 +198,151 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TlsFault> {
     std::fs::read(path).map_err(|error| TlsFault::Unreadable { path: path.to_owned(), error })
 }
 
+/// Connects by TLS to servers whose authorities it trusts.
+#[derive(Clone)]
+pub struct Connector {
+    tls: TlsConnector,
+    /// What faults call the authorities.
+    roots: Arc<str>,
+}
+
+impl Connector {
+    /// Trusts the authorities in the file `ca`, else those of the system, which are read once; and
+    /// shows `certificate` to a server that asks. TLS 1.2 and 1.3, ALPN `http/1.1`; the sessions
+    /// of one connector are resumed.
+    pub fn new(
+        ca: Option<&Path>,
+        certificate: Option<&CertificateFiles>,
+    ) -> Result<Connector, TlsFault> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certificate = certificate.map(|files| Certificate::load(files, &provider));
+        let (roots, called) = match ca {
+            Some(path) => (Arc::new(authorities(path)?), path.display().to_string()),
+            None => (system_roots()?, "this system's list".to_owned()),
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("aws-lc-rs has suites for TLS 1.2 and 1.3")
+            .with_root_certificates(roots);
+        let mut config = match certificate.transpose()? {
+            None => builder.with_no_client_auth(),
+            Some(Certificate(pair)) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
+            }
+        };
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        Ok(Connector { tls: TlsConnector::from(Arc::new(config)), roots: called.into() })
+    }
+
+    /// One for all that trust the system's authorities and show no certificate.
+    pub fn system() -> Result<Connector, TlsFault> {
+        static SYSTEM: OnceLock<Connector> = OnceLock::new();
+        if let Some(connector) = SYSTEM.get() {
+            return Ok(connector.clone());
+        }
+        let connector = Connector::new(None, None)?;
+        Ok(SYSTEM.get_or_init(|| connector).clone())
+    }
+
+    /// Shakes hands as a client with the server of this name, a DNS name or an IP address without
+    /// brackets. A fault says in words what is wrong with whom.
+    pub async fn connect(&self, socket: TcpStream, name: &str) -> io::Result<Stream> {
+        // A DNS name that ends in a dot is the same name (RFC 6066 §3 sends it without).
+        let Ok(server) = ServerName::try_from(name.trim_end_matches('.').to_owned()) else {
+            let fault = format!("{name:?} is neither a DNS name nor an IP address");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
+        };
+        let connected = self.tls.connect(server, socket).await;
+        let stream = connected.map_err(|error| self.explain(name, error))?;
+        Ok(Stream::tls(stream.into()))
+    }
+
+    fn explain(&self, name: &str, error: io::Error) -> io::Error {
+        let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let Some(fault) = fault else { return in_handshake(name, error) };
+        let words = match fault {
+            Error::InvalidCertificate(fault) => self.distrust(name, fault),
+            Error::AlertReceived(alert) => format!("{name} refused TLS with the alert {alert:?}"),
+            other => format!("TLS with {name} failed: {other}"),
+        };
+        io::Error::new(io::ErrorKind::InvalidData, words)
+    }
+
+    fn distrust(&self, name: &str, fault: &CertificateError) -> String {
+        match fault {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the certificate of {name} has expired")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!("the certificate of {name} is not valid yet")
+            }
+            // A bad signature is an authority's of the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                format!("the certificate of {name} is by no authority in {}", self.roots)
+            }
+            CertificateError::NotValidForNameContext { presented, .. } => {
+                format!("the certificate is for {} and not for {name}", names(presented))
+            }
+            other => format!("the certificate of {name} is not good: {other}"),
+        }
+    }
+}
+
+/// A handshake that broke off below TLS.
+fn in_handshake(name: &str, error: io::Error) -> io::Error {
+    let words = match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("TLS with {name} failed: {words}"))
+}
+
+/// Of `DnsName("a.example")` and `IpAddress(10.0.0.1)` the names themselves.
+fn names(presented: &[String]) -> String {
+    let bare = |shown: &String| {
+        let inner = shown.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(shown).trim_matches('"').to_owned()
+    };
+    match presented {
+        [] => "no name".to_owned(),
+        some => some.iter().map(bare).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The authorities that this system trusts, read when they are first asked for.
+fn system_roots() -> Result<Arc<RootCertStore>, TlsFault> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    if let Some(roots) = ROOTS.get() {
+        return Ok(roots.clone());
+    }
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let first = found.errors.first().map(|error| format!(" ({error})"));
+        return Err(TlsFault::NoSystemRoots(first.unwrap_or_default()));
+    }
+    Ok(ROOTS.get_or_init(|| Arc::new(roots)).clone())
+}
+
 /// A TLS connection in the hands of a tunnel.
 pub struct Session {
     socket: TcpStream,
-    tls: ServerConnection,
+    tls: Connection,
 }
 
-impl From<ServerStream> for Session {
-    fn from(stream: ServerStream) -> Session {
-        let (socket, tls) = stream.into_inner();
-        Session { socket, tls }
+impl From<TlsStream> for Session {
+    fn from(stream: TlsStream) -> Session {
+        match stream {
+            TlsStream::Client(stream) => {
+                let (socket, tls) = stream.into_inner();
+                Session { socket, tls: tls.into() }
+            }
+            TlsStream::Server(stream) => {
+                let (socket, tls) = stream.into_inner();
+                Session { socket, tls: tls.into() }
+            }
+        }
     }
 }
 
@@ -283,5 +427,216 @@ impl Session {
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+        KeyPair, date_time_ymd,
+    };
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::net::{Leg, Scratch};
+    use crate::ws::head::HEADROOM;
+
+    /// An authority with a folder for what it signs.
+    struct Authority {
+        folder: TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Authority {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, "an authority");
+            let folder = tempfile::tempdir().unwrap();
+            let pem = params.self_signed(&key).unwrap().pem();
+            std::fs::write(folder.path().join("ca.pem"), pem).unwrap();
+            Authority { folder, issuer: Issuer::new(params, key) }
+        }
+
+        fn ca(&self) -> PathBuf {
+            self.folder.path().join("ca.pem")
+        }
+
+        fn sign(&self, names: &[&str], last_year: i32) -> CertificateFiles {
+            let key = KeyPair::generate().unwrap();
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = CertificateParams::new(names).unwrap();
+            params.not_before = date_time_ymd(2000, 1, 1);
+            params.not_after = date_time_ymd(last_year, 12, 31);
+            params.extended_key_usages =
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+            let files = CertificateFiles {
+                chain: self.folder.path().join("chain.pem"),
+                key: self.folder.path().join("key.pem"),
+            };
+            std::fs::write(&files.chain, params.signed_by(&key, &self.issuer).unwrap().pem())
+                .unwrap();
+            std::fs::write(&files.key, key.serialize_pem()).unwrap();
+            files
+        }
+
+        fn listener(&self, names: &[&str], clients: Option<&Authority>) -> Acceptor {
+            let client_auth =
+                clients.map(|authority| ClientAuth { ca: authority.ca(), required: true });
+            let certificates = vec![self.sign(names, 4000)];
+            Acceptor::new(&ListenerTls { certificates, client_auth }).unwrap()
+        }
+    }
+
+    /// Both ends of a connection, as far as each got.
+    async fn meet(
+        acceptor: &Acceptor,
+        connector: &Connector,
+        name: &str,
+    ) -> (io::Result<Stream>, io::Result<Stream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async { acceptor.accept(listener.accept().await.unwrap().0).await };
+        let client = async {
+            let socket = TcpStream::connect(address).await.unwrap();
+            connector.connect(socket, name).await
+        };
+        let both = async { tokio::join!(server, client) };
+        tokio::time::timeout(Duration::from_secs(20), both).await.expect("both come to an end")
+    }
+
+    async fn refused(acceptor: &Acceptor, connector: &Connector, name: &str) -> String {
+        meet(acceptor, connector, name).await.1.err().expect("a fault").to_string()
+    }
+
+    async fn send(leg: &mut Leg, plain: &[u8]) {
+        let mut out = Vec::new();
+        let wire = leg.seal(plain, &mut out).unwrap();
+        let mut sent = 0;
+        while sent < wire.len() {
+            sent += poll_fn(|cx| leg.poll_write(cx, &wire[sent..])).await.unwrap();
+        }
+    }
+
+    async fn receive(leg: &mut Leg, most: usize) -> Vec<u8> {
+        let (mut scratch, mut received) = (Scratch::new(), Vec::new());
+        while received.len() < most {
+            let read = poll_fn(|cx| leg.poll_read(cx, &mut scratch, most)).await.unwrap();
+            assert!(read > 0, "it ended after {} bytes", received.len());
+            received.extend_from_slice(&scratch.plain[HEADROOM..HEADROOM + read]);
+        }
+        received
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_drives_the_clients_end_of_a_connection_as_it_does_the_servers() {
+        let authority = Authority::new();
+        let acceptor = authority.listener(&["chat.internal"], None);
+        let connector = Connector::new(Some(&authority.ca()), None).unwrap();
+        // The second connection resumes the session of the first.
+        for _ in 0..2 {
+            let (server, client) = meet(&acceptor, &connector, "chat.internal").await;
+            let (mut server, client) = (server.unwrap(), client.unwrap());
+            let data: Vec<u8> = (0..300_000u32).map(|at| at.to_le_bytes()[1]).collect();
+            let echo = async {
+                let mut bytes = vec![0; data.len()];
+                server.read_exact(&mut bytes).await.unwrap();
+                server.write_all(&bytes).await.unwrap();
+                server.flush().await.unwrap();
+            };
+            let mut leg = client.into_leg();
+            let (back, ()) = tokio::join!(
+                async {
+                    send(&mut leg, &data).await;
+                    receive(&mut leg, data.len()).await
+                },
+                echo
+            );
+            assert!(back == data);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_called_by_its_name_or_its_address() {
+        let authority = Authority::new();
+        let acceptor = authority.listener(&["chat.internal", "127.0.0.1", "::1"], None);
+        let connector = Connector::new(Some(&authority.ca()), None).unwrap();
+        for name in ["chat.internal", "CHAT.internal.", "127.0.0.1", "::1"] {
+            let (_, client) = meet(&acceptor, &connector, name).await;
+            assert!(client.is_ok(), "{name}: {:?}", client.err());
+        }
+        let words = refused(&acceptor, &connector, "chat internal").await;
+        assert_eq!(words, "\"chat internal\" is neither a DNS name nor an IP address");
+    }
+
+    #[tokio::test]
+    async fn faults_of_a_certificate_are_told_in_words() {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let acceptor = authority.listener(&["a.example", "10.0.0.1"], None);
+        let ca = authority.ca();
+        let connector = Connector::new(Some(&ca), None).unwrap();
+        let words = refused(&acceptor, &connector, "b.example").await;
+        assert_eq!(words, "the certificate is for a.example, 10.0.0.1 and not for b.example");
+
+        let other = Connector::new(Some(&stranger.ca()), None).unwrap();
+        let words = refused(&acceptor, &other, "a.example").await;
+        let file = stranger.ca();
+        let wanted =
+            format!("the certificate of a.example is by no authority in {}", file.display());
+        assert_eq!(words, wanted);
+
+        let certificates = vec![authority.sign(&["a.example"], 2001)];
+        let expired = Acceptor::new(&ListenerTls { certificates, client_auth: None }).unwrap();
+        let words = refused(&expired, &connector, "a.example").await;
+        assert_eq!(words, "the certificate of a.example has expired");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_is_shown_a_certificate() {
+        let authority = Authority::new();
+        let acceptor = authority.listener(&["a.example"], Some(&authority));
+        let own = authority.sign(&["edge"], 4000);
+        let known = Connector::new(Some(&authority.ca()), Some(&own)).unwrap();
+        let (server, _) = meet(&acceptor, &known, "a.example").await;
+        assert!(server.is_ok(), "{:?}", server.err());
+        let nobody = Connector::new(Some(&authority.ca()), None).unwrap();
+        let (server, _) = meet(&acceptor, &nobody, "a.example").await;
+        assert!(server.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_closes_is_told_from_one_that_lies() {
+        let authority = Authority::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        let connector = Connector::new(Some(&authority.ca()), None).unwrap();
+        let words = connector.connect(socket, "a.example").await.err().unwrap().to_string();
+        assert!(words.starts_with("TLS with a.example failed: "), "{words}");
+    }
+
+    #[test]
+    fn files_that_are_no_good_are_named() {
+        let authority = Authority::new();
+        let fault = Connector::new(Some(Path::new("/none/ca.pem")), None).err().unwrap();
+        assert_eq!(fault.path(), Some(Path::new("/none/ca.pem")));
+        let mut files = authority.sign(&["edge"], 4000);
+        files.key = authority.ca();
+        let fault = Connector::new(Some(&authority.ca()), Some(&files)).err().unwrap();
+        assert!(matches!(fault, TlsFault::NoKey(path) if path == authority.ca()));
+    }
+
+    #[test]
+    fn an_idle_connection_is_no_larger_for_being_of_either_side() {
+        use tokio_rustls::rustls::ServerConnection;
+        assert_eq!(size_of::<Connection>(), size_of::<ServerConnection>());
+        assert_eq!(size_of::<Leg>(), size_of::<TcpStream>() + size_of::<usize>());
     }
 }

@@ -65,7 +65,7 @@ async fn accept(listener: &Listener, socket: std::net::TcpStream) -> io::Result<
     let socket = TcpStream::from_std(socket)?;
     let Some(acceptor) = &listener.acceptor else { return Ok(Stream::tcp(socket)) };
     match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
-        Ok(stream) => stream.map(Stream::tls),
+        Ok(stream) => stream,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
