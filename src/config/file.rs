@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
+use super::endpoints::{ServerName, SourceAddress};
 use super::names::{
     ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
     Network, PathPrefix, SentHost, Subprotocol,
@@ -16,7 +17,8 @@ use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
 use super::{
-    Compression, EndpointAddress, HashKey, LogFormat, OriginPattern, Reject, SameSite, Utf8,
+    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OriginPattern, Probe, Reject,
+    SameSite, Utf8,
 };
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -140,7 +142,7 @@ table! {
 
 table! {
     /// A certificate and its key, in PEM.
-    "an entry of `certificates`": Certificate {
+    "a certificate's table": Certificate {
         /// The certificate and those between it and its authority.
         chain: Spanned<FileName>,
         /// The private key.
@@ -154,7 +156,9 @@ table! {
         /// What routes call it.
         name: Spanned<Name>,
         /// Where its servers listen: "ip:port", "name:port" or "unix:/path", or a table.
-        endpoints: Vec<Spanned<super::names::Endpoint>>,
+        endpoints: Option<Vec<Spanned<super::names::Endpoint>>>,
+        /// A name whose every address is an endpoint, besides those in `endpoints`.
+        resolve: Option<Resolve>,
         /// How an endpoint is chosen; absent: "hash" with a `hash_key`, else "least-connections".
         balance: Option<Balancing>,
         /// What a client is known by, so that it comes to one endpoint: the first that is there.
@@ -171,10 +175,68 @@ table! {
         handshake_timeout: Lasting = "10s",
         /// The Host it sees: "pass" for the client's, or a name.
         host: SentHost = "pass",
+        /// Local addresses to dial from, in turn; empty: as the system chooses.
+        source_addresses: Vec<Spanned<SourceAddress>> = Literal::EmptyList,
+        /// How endpoints are spoken to by TLS; absent: plain.
+        tls: Option<UpstreamTls>,
+        /// Probes that find out which endpoints are well; absent: none.
+        health: Option<Health>,
+        /// When failed handshakes make an endpoint be passed over.
+        passive: Passive = Literal::EmptyTable,
     }
     later [
-        "resolve", "source_addresses", "tls", "health", "passive", "on_removed",
+        "on_removed",
     ]
+}
+
+table! {
+    /// A name whose every address is an endpoint.
+    "[upstream.resolve]": Resolve {
+        /// A host name and the port of all its addresses.
+        name: HostAndPort,
+        /// How often it is looked up.
+        refresh: Lasting = "5s",
+    }
+}
+
+table! {
+    /// How endpoints are spoken to by TLS.
+    "[upstream.tls]": UpstreamTls {
+        /// The name its certificate must be for; absent: the endpoint's own host or address.
+        server_name: Option<ServerName>,
+        /// A file of authorities to trust; absent: those of the system.
+        ca: Option<Spanned<FileName>>,
+        /// What is shown to an endpoint that asks for a certificate.
+        certificate: Option<Certificate>,
+    }
+}
+
+table! {
+    /// Probes that find out which endpoints are well.
+    "[upstream.health]": Health {
+        /// From one probe of an endpoint to the next.
+        interval: Lasting = "5s",
+        /// For one probe.
+        timeout: Lasting = "2s",
+        /// "tcp", "http:/path" or "websocket:/path".
+        probe: Probe = "tcp",
+        /// So many failed probes in a row take an endpoint out.
+        unhealthy_after: Count = Literal::Whole("3"),
+        /// So many good probes in a row bring it back.
+        healthy_after: Count = Literal::Whole("2"),
+        /// The time over which the weight of an endpoint that came back rises.
+        slow_start: OrOff<Lasting> = "off",
+    }
+}
+
+table! {
+    /// When failed handshakes make an endpoint be passed over.
+    "[upstream.passive]": Passive {
+        /// So many in a row.
+        failures: Count = Literal::Whole("3"),
+        /// For so long; twice as long each time in a row, up to 5 minutes.
+        eject: Lasting = "10s",
+    }
 }
 
 table! {

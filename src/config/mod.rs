@@ -9,6 +9,7 @@
 mod balancing;
 mod build;
 mod diagnostics;
+mod endpoints;
 mod file;
 mod names;
 mod origins;
@@ -21,7 +22,7 @@ mod validate_balancing;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -239,6 +240,65 @@ pub struct Upstream {
     pub handshake_timeout: Duration,
     /// The Host that upstreams see; `None` is `"pass"`: the client's.
     pub host: Option<HeaderValue>,
+    /// `None`: all endpoints are listed.
+    pub resolve: Option<Resolve>,
+    /// Local addresses to dial from, in turn; empty: as the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// `None`: endpoints are spoken to in plain.
+    pub tls: Option<UpstreamTls>,
+    /// `None`: nothing is probed.
+    pub health: Option<Health>,
+    pub passive: Passive,
+}
+
+/// A name whose every address is an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    pub name: HostAndPort,
+    pub refresh: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostAndPort {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// `None`: the endpoint's own host or address.
+    pub server_name: Option<String>,
+    /// `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// How endpoints are probed, and what comes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub probe: Probe,
+    pub unhealthy_after: u32,
+    pub healthy_after: u32,
+    pub slow_start: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    Tcp,
+    /// The path and query of a GET.
+    Http(String),
+    /// The path and query of an upgrade.
+    WebSocket(String),
+}
+
+/// When failed handshakes make an endpoint be passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passive {
+    /// So many in a row.
+    pub failures: u32,
+    pub eject: Duration,
 }
 
 /// How a connection's endpoint is chosen.

@@ -23,7 +23,7 @@ pub(super) fn upstream(upstream: &Upstream, file: &File, found: &mut Faults) {
 }
 
 fn identities(upstream: &Upstream, found: &mut Faults) {
-    let endpoints = upstream.endpoints.get().into_iter().flatten();
+    let endpoints = upstream.endpoints.get().into_iter().flatten().flatten();
     // One address twice was complained of already.
     let mut addresses = BTreeSet::new();
     let named = endpoints.filter(|endpoint| addresses.insert(&endpoint.get_ref().0.address));
@@ -36,11 +36,11 @@ fn identities(upstream: &Upstream, found: &mut Faults) {
 }
 
 fn backups(upstream: &Upstream, found: &mut Faults) {
-    let Some(endpoints) = upstream.endpoints.get() else { return };
+    let Some(Some(endpoints)) = upstream.endpoints.get() else { return };
     // Endpoints at fault are left out of the list, and may have been primaries.
     let incomplete = found.iter().any(|fault| within(fault, &upstream.endpoints.span));
     let primary = endpoints.iter().any(|endpoint| !endpoint.get_ref().0.backup);
-    if endpoints.is_empty() || primary || incomplete {
+    if endpoints.is_empty() || primary || incomplete || upstream.resolve.written {
         return;
     }
     let fault = Diagnostic::fault(upstream.endpoints.span.clone(), "every endpoint is a backup")
