@@ -24,7 +24,7 @@
 //! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
-//! | [`upstream`] | clusters, endpoints, the choice of one, dialling, the edge's own handshake |
+//! | [`upstream`] | clusters, endpoints, their health, the choice of one, dialling, the handshake |
 //! | [`policy`] | who may come in: networks, origins, rates, caps → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |
@@ -42,8 +42,8 @@
 //! A worker is one thread with one runtime and owns its connections for life: its tasks are
 //! `!Send`, and per frame there is no lock and no shared atomic. A listener's accept loop is a
 //! task on a worker; sockets that are not for itself travel to the worker with the fewest. The
-//! main thread is the control thread: it reaches workers by [`control::Command`]s, and a worker
-//! reaches a tunnel by its mailbox. Nothing lower calls upwards.
+//! main thread is the control thread: it looks names up, probes endpoints, and reaches workers by
+//! [`control::Command`]s; a worker reaches a tunnel by its mailbox. Nothing lower calls upwards.
 
 #![deny(unsafe_code)]
 // What the network or a file says is not taken on trust.

@@ -9,13 +9,22 @@ use crate::config::{self, Compression, Config, HeaderEdits, Reject, Rewrite, Utf
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
-use crate::upstream::{Cluster, SeedFault};
+use crate::upstream::{Cluster, ClusterFault};
 
 pub struct Snapshot {
     pub routes: Table<Arc<Route>>,
+    pub clusters: Vec<Arc<Cluster>>,
     pub trusted_proxies: Vec<IpNet>,
     /// A page for plain HTTP where no route serves; the demo has one.
     pub page: Option<&'static str>,
+}
+
+/// An upstream that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {upstream}: {fault}")]
+pub struct UpstreamFault {
+    upstream: Arc<str>,
+    fault: ClusterFault,
 }
 
 /// One route, and the upstream behind it.
@@ -35,10 +44,12 @@ pub struct Route {
 }
 
 impl Snapshot {
-    /// Reads the seed files of upstreams.
-    pub fn new(config: &Config, page: Option<&'static str>) -> Result<Snapshot, SeedFault> {
-        let clusters = config.upstreams.iter().map(|upstream| Cluster::new(upstream).map(Arc::new));
-        let clusters: Vec<Arc<Cluster>> = clusters.collect::<Result<_, _>>()?;
+    /// Reads the files that upstreams need.
+    pub fn new(
+        config: &Config,
+        page: Option<&'static str>,
+    ) -> Result<Snapshot, Box<UpstreamFault>> {
+        let clusters = config.upstreams.iter().map(cluster).collect::<Result<Vec<_>, _>>()?;
         let routes = config.routes.iter().map(|route| {
             let place = Place {
                 host: route.host.clone(),
@@ -49,10 +60,16 @@ impl Snapshot {
         });
         Ok(Snapshot {
             routes: Table::new(routes),
+            clusters,
             trusted_proxies: config.server.trusted_proxies.clone(),
             page,
         })
     }
+}
+
+fn cluster(upstream: &config::Upstream) -> Result<Arc<Cluster>, Box<UpstreamFault>> {
+    let named = |fault| Box::new(UpstreamFault { upstream: upstream.name.clone(), fault });
+    Cluster::new(upstream).map(Arc::new).map_err(named)
 }
 
 impl Route {

@@ -70,7 +70,11 @@ pub fn serve(server: Server) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control thread")?;
-    runtime.block_on(async { server.run(signals()?).await.context("cannot start the workers") })
+    let served = runtime
+        .block_on(async { server.run(signals()?).await.context("cannot start the workers") });
+    // The system's resolver may hang in a look-up, which is nothing to wait for.
+    runtime.shutdown_background();
+    served
 }
 
 /// SIGTERM and SIGINT as the server knows them.

@@ -48,8 +48,8 @@ pub enum Signal {
 }
 
 impl Server {
-    /// Binds the listeners and reads their certificates and the upstreams' seeds. `page` is served at `/` where no route
-    /// is.
+    /// Binds the listeners, and reads the certificates of both sides and the upstreams' seeds.
+    /// `page` is served at `/` where no route is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let listeners = config.listeners.iter().map(listener::bind).collect::<Result<_, _>>()?;
         Ok(Server {
@@ -71,6 +71,9 @@ impl Server {
         let drain = self.drain;
         for (_, listener) in &self.listeners {
             info!(address = %listener.local, tls = listener.acceptor.is_some(), "listening");
+        }
+        for cluster in &self.snapshot.clusters {
+            cluster.watch();
         }
         let occupancy = Occupancy::new(self.workers);
         let commands = self.start(&occupancy)?;

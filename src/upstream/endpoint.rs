@@ -1,21 +1,32 @@
-//! One address of an upstream, and how many connections it has.
+//! One address of an upstream: how many connections it has, and how well it is.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::hashing::{Mark, Weight};
+use super::health::{self, Health, Verdict};
 use crate::config::{self, EndpointAddress};
+use crate::net::resolve::Name;
 
 #[derive(Debug)]
 pub struct Endpoint {
     identity: Arc<str>,
     mark: Mark,
     code: Option<Box<str>>,
-    address: EndpointAddress,
+    place: Place,
     label: Arc<str>,
+    host_name: Option<Arc<str>>,
     weight: Weight,
+    slow_start: Option<Duration>,
+    health: Mutex<Health>,
+    /// An operator wants no new connections here.
+    drained: AtomicBool,
+    /// Somebody probes it.
+    probed: AtomicBool,
     backup: bool,
     max_connections: usize,
     connections: AtomicUsize,
@@ -32,20 +43,51 @@ pub enum Standing {
     Drained,
 }
 
+/// Where an endpoint is dialled.
+#[derive(Debug)]
+pub enum Place {
+    Ip(SocketAddr),
+    /// Looked up at each dial.
+    Name(Name),
+    Unix(PathBuf),
+}
+
+/// What its cluster adds to an endpoint.
+pub(super) struct Traits {
+    /// What its identity hashes to.
+    pub mark: Mark,
+    /// What affinity cookies call it.
+    pub code: Option<Box<str>>,
+    /// The name that it is an address of.
+    pub host_name: Option<Arc<str>>,
+    /// The time over which its weight rises when it came back.
+    pub slow_start: Option<Duration>,
+}
+
+impl From<Mark> for Traits {
+    fn from(mark: Mark) -> Traits {
+        Traits { mark, code: None, host_name: None, slow_start: None }
+    }
+}
+
 impl Endpoint {
-    /// `mark` is what its identity hashes to, `code` what affinity cookies call it.
-    pub(super) fn new(
-        endpoint: &config::Endpoint,
-        mark: Mark,
-        code: Option<Box<str>>,
-    ) -> Arc<Endpoint> {
+    pub(super) fn new(endpoint: &config::Endpoint, traits: Traits) -> Arc<Endpoint> {
+        let own_name = match &endpoint.address {
+            EndpointAddress::Name { host, .. } => Some(host.as_str().into()),
+            EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
+        };
         Arc::new(Endpoint {
             identity: endpoint.identity(),
-            mark,
-            code,
-            address: endpoint.address.clone(),
+            mark: traits.mark,
+            code: traits.code,
+            place: place(&endpoint.address),
             label: endpoint.address.to_string().into(),
+            host_name: traits.host_name.or(own_name),
             weight: Weight::whole(endpoint.weight),
+            slow_start: traits.slow_start,
+            health: Mutex::default(),
+            drained: AtomicBool::new(false),
+            probed: AtomicBool::new(false),
             backup: endpoint.backup,
             max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
             connections: AtomicUsize::new(0),
@@ -71,8 +113,17 @@ impl Endpoint {
         &self.turn
     }
 
-    pub fn address(&self) -> &EndpointAddress {
-        &self.address
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The name that it was found by, where it is no bare address.
+    pub fn host_name(&self) -> Option<&str> {
+        self.host_name.as_deref()
+    }
+
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        matches!(self.place, Place::Ip(own) if own == address)
     }
 
     /// The address as logs show it.
@@ -95,14 +146,55 @@ impl Endpoint {
         self.connections() >= self.max_connections
     }
 
-    /// Whether a choice may fall on it. Health, ejection and drains speak here.
-    pub fn standing(&self, _now: Instant) -> Standing {
-        Standing::Usable
+    /// Whether a choice may fall on it.
+    pub fn standing(&self, now: Instant) -> Standing {
+        if self.drained.load(Ordering::Relaxed) {
+            return Standing::Drained;
+        }
+        let health = self.health();
+        match health.verdict() {
+            Verdict::Up if !health.is_ejected(now) => Standing::Usable,
+            Verdict::Up | Verdict::Down => Standing::Unhealthy,
+        }
     }
 
-    /// Its part of the load at the moment. A slow start speaks here.
-    pub fn weight(&self, _now: Instant) -> Weight {
-        self.weight
+    /// Its part of the load at the moment; less while it starts slowly.
+    pub fn weight(&self, now: Instant) -> Weight {
+        if self.slow_start.is_none() {
+            return self.weight;
+        }
+        self.weight.scaled(self.health().part(self.slow_start, now), health::WHOLE)
+    }
+
+    /// What is known of its health; to be held for no longer than a look or a note takes.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets no new connection come here, until [`Endpoint::undrain`]. Live ones stay.
+    pub fn drain(&self) {
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    pub fn undrain(&self) {
+        self.drained.store(false, Ordering::Relaxed);
+    }
+
+    /// Says who begins to probe it that nobody else does.
+    pub(super) fn begin_probing(&self) -> bool {
+        !self.probed.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn end_probing(&self) {
+        self.probed.store(false, Ordering::Relaxed);
+    }
+}
+
+fn place(address: &EndpointAddress) -> Place {
+    match address {
+        EndpointAddress::Ip(address) => Place::Ip(*address),
+        EndpointAddress::Name { host, port } => Place::Name(Name::new(host, *port)),
+        EndpointAddress::Unix(path) => Place::Unix(path.clone()),
     }
 }
 
@@ -153,8 +245,45 @@ mod tests {
 
     fn endpoint(max_connections: Option<usize>) -> Arc<Endpoint> {
         let address = EndpointAddress::Unix("/run/chat.sock".into());
-        let endpoint = config::Endpoint { max_connections, ..address.into() };
-        Endpoint::new(&endpoint, Seed::default().mark(&endpoint.identity()), None)
+        made(config::Endpoint { max_connections, ..address.into() }, None)
+    }
+
+    fn made(endpoint: config::Endpoint, slow_start: Option<Duration>) -> Arc<Endpoint> {
+        let mark = Seed::default().mark(&endpoint.identity());
+        Endpoint::new(&endpoint, Traits { slow_start, ..mark.into() })
+    }
+
+    #[test]
+    fn a_drained_endpoint_gets_nothing_however_well_it_is() {
+        let (endpoint, now) = (endpoint(None), Instant::now());
+        assert_eq!(endpoint.standing(now), Standing::Usable);
+        endpoint.drain();
+        assert_eq!(endpoint.standing(now), Standing::Drained);
+        endpoint.undrain();
+        assert_eq!(endpoint.standing(now), Standing::Usable);
+    }
+
+    #[test]
+    fn an_ejected_endpoint_is_unhealthy_for_as_long_as_that_lasts() {
+        let rules = config::Passive { failures: 3, eject: Duration::from_secs(10) };
+        let (endpoint, now) = (endpoint(None), Instant::now());
+        let lasting = endpoint.health().eject(rules, now);
+        assert_eq!(endpoint.standing(now), Standing::Unhealthy);
+        assert_eq!(endpoint.standing(now + lasting), Standing::Usable);
+    }
+
+    #[test]
+    fn an_endpoint_that_came_back_has_a_part_of_its_weight() {
+        let address = EndpointAddress::Unix("/run/chat.sock".into());
+        let heavy = config::Endpoint { weight: 8, ..address.into() };
+        let endpoint = made(heavy, Some(Duration::from_secs(10)));
+        let now = Instant::now();
+        assert_eq!(endpoint.weight(now), Weight::whole(8));
+        let once = health::Thresholds { unhealthy_after: 1, healthy_after: 1 };
+        endpoint.health().probed(false, once, now);
+        endpoint.health().probed(true, once, now);
+        assert_eq!(endpoint.weight(now + Duration::from_secs(5)), Weight::whole(4));
+        assert_eq!(endpoint.weight(now + Duration::from_secs(10)), Weight::whole(8));
     }
 
     #[test]

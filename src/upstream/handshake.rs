@@ -50,14 +50,14 @@ pub(super) async fn shake(
 }
 
 /// The head of a response, and the response that still carries the upgrade.
-fn split(response: Response<Incoming>) -> (http::response::Parts, Response<Incoming>) {
+pub(super) fn split(response: Response<Incoming>) -> (http::response::Parts, Response<Incoming>) {
     let (mut head, body) = response.into_parts();
     let mut carrier = Response::new(body);
     std::mem::swap(carrier.extensions_mut(), &mut head.extensions);
     (head, carrier)
 }
 
-fn describe(error: &hyper::Error) -> String {
+pub(super) fn describe(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

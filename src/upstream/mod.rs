@@ -2,7 +2,8 @@
 //!
 //! A [`Cluster`] dials one of its endpoints and shakes hands with it for one client: the
 //! connection is fresh, and never shared. What comes of it is [`Connected`], which holds a
-//! [`Lease`] on its endpoint for as long as it lives.
+//! [`Lease`] on its endpoint for as long as it lives. Beside that, [`Cluster::watch`] looks names
+//! up and probes endpoints.
 
 mod affinity;
 mod balance;
@@ -10,11 +11,17 @@ mod connect;
 mod endpoint;
 mod handshake;
 pub mod hashing;
+mod health;
+mod judge;
+mod probe;
+mod resolve;
 pub mod seed;
 mod stickiness;
+mod watch;
 
+use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,20 +34,26 @@ use tokio::time::{Instant, timeout_at};
 use self::affinity::Affinity;
 use self::balance::Balancer;
 pub use self::balance::Choice;
-pub use self::endpoint::{Endpoint, Lease, Standing};
+pub use self::connect::DialFault;
+use self::connect::Dialler;
+use self::endpoint::Traits;
+pub use self::endpoint::{Endpoint, Lease, Place, Standing};
 use self::hashing::Seed;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
-use crate::config::{self, Balance, HashKey};
+use crate::config::{self, Balance, EndpointAddress, HashKey};
+use crate::net::tls::TlsFault;
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
 use crate::ws::handshake::{Answer, AnswerFault, Offer};
 
 /// The endpoints of one upstream.
-#[derive(Debug)]
 pub struct Cluster {
     name: Arc<str>,
     endpoints: ArcSwap<Endpoints>,
+    /// Those of the file, whatever a name resolves to.
+    listed: Vec<Arc<Endpoint>>,
+    dialler: Dialler,
     balancer: Balancer,
     seed: Seed,
     hash_keys: Vec<HashKey>,
@@ -48,6 +61,12 @@ pub struct Cluster {
     connect_timeout: Duration,
     handshake_timeout: Duration,
     host: Option<HeaderValue>,
+    resolve: Option<config::Resolve>,
+    health: Option<config::Health>,
+    passive: config::Passive,
+    /// Held by who ejects an endpoint.
+    ejecting: Mutex<()>,
+    tasks: Mutex<watch::Tasks>,
 }
 
 /// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
@@ -92,7 +111,7 @@ pub enum ConnectError {
     #[error("upstream {0} has no endpoint")]
     NoEndpoint(Arc<str>),
     #[error("{endpoint}: {fault}")]
-    Dial { endpoint: Arc<str>, fault: String },
+    Dial { endpoint: Arc<str>, fault: DialFault },
     #[error("{endpoint}: {fault}")]
     Handshake { endpoint: Arc<str>, fault: String },
     #[error("{endpoint}: {fault}")]
@@ -101,15 +120,26 @@ pub enum ConnectError {
     Timeout { endpoint: Arc<str>, within: Duration },
 }
 
+/// Why a cluster cannot be: a file of its is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterFault {
+    #[error("hash seed: {0}")]
+    Seed(#[from] SeedFault),
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
+}
+
 impl Cluster {
-    /// Reads the upstream's seed file, if it has one.
-    pub fn new(upstream: &config::Upstream) -> Result<Cluster, SeedFault> {
+    /// Reads the files that it needs: its seed, and those of its TLS.
+    pub fn new(upstream: &config::Upstream) -> Result<Cluster, ClusterFault> {
         let secret = upstream.hash_seed_file.as_deref().map(seed::read).transpose()?;
         let seed = secret.as_deref().map_or(Seed::default(), Seed::new);
         let affinity = upstream.affinity_cookie.as_ref();
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             name: upstream.name.clone(),
             endpoints: ArcSwap::default(),
+            listed: Vec::new(),
+            dialler: Dialler::new(upstream)?,
             balancer: Balancer::new(&upstream.balance, seed),
             seed,
             hash_keys: match &upstream.balance {
@@ -120,8 +150,14 @@ impl Cluster {
             connect_timeout: upstream.connect_timeout,
             handshake_timeout: upstream.handshake_timeout,
             host: upstream.host.clone(),
+            resolve: upstream.resolve.clone(),
+            health: upstream.health.clone(),
+            passive: upstream.passive,
+            ejecting: Mutex::default(),
+            tasks: Mutex::default(),
         };
-        cluster.replace(upstream.endpoints.iter().map(|it| cluster.endpoint(it)).collect());
+        cluster.listed = upstream.endpoints.iter().map(|it| cluster.endpoint(it, None)).collect();
+        cluster.replace(cluster.listed.iter().cloned().collect());
         Ok(cluster)
     }
 
@@ -129,12 +165,21 @@ impl Cluster {
         &self.name
     }
 
-    /// An endpoint as this cluster needs it, for a list that [`Cluster::replace`] takes.
-    #[must_use]
-    pub fn endpoint(&self, endpoint: &config::Endpoint) -> Arc<Endpoint> {
+    /// An endpoint as this cluster needs it; `host_name` is what it is an address of.
+    fn endpoint(&self, endpoint: &config::Endpoint, host_name: Option<Arc<str>>) -> Arc<Endpoint> {
         let identity = endpoint.identity();
-        let code = self.affinity.as_ref().map(|affinity| affinity.code(&identity));
-        Endpoint::new(endpoint, self.seed.mark(&identity), code)
+        let traits = Traits {
+            mark: self.seed.mark(&identity),
+            code: self.affinity.as_ref().map(|affinity| affinity.code(&identity)),
+            host_name,
+            slow_start: self.health.as_ref().and_then(|health| health.slow_start),
+        };
+        Endpoint::new(endpoint, traits)
+    }
+
+    /// One of the addresses of a name.
+    fn endpoint_of_name(&self, host: &Arc<str>, address: SocketAddr) -> Arc<Endpoint> {
+        self.endpoint(&EndpointAddress::Ip(address).into(), Some(host.clone()))
     }
 
     /// Its endpoints as they are now.
@@ -189,25 +234,50 @@ impl Cluster {
         offer: &Offer,
     ) -> Result<Connected, ConnectError> {
         let deadline = Instant::now() + self.handshake_timeout;
-        let (stream, lease) = self.dial(wish, deadline).await?;
-        let endpoint = lease.endpoint().label().clone();
-        match timeout_at(deadline, handshake::shake(stream, request, offer, lease)).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::Timeout { endpoint, within: self.handshake_timeout }),
+        let (stream, lease, began) = self.dial(wish, deadline).await?;
+        let endpoint = lease.endpoint().clone();
+        let shaking = handshake::shake(stream, request, offer, lease);
+        let result = timeout_at(deadline, shaking).await.unwrap_or_else(|_| {
+            let (endpoint, within) = (endpoint.label().clone(), self.handshake_timeout);
+            Err(ConnectError::Timeout { endpoint, within })
+        });
+        match &result {
+            Ok(_) | Err(ConnectError::Answer { .. }) => self.succeeded(&endpoint),
+            Err(fault @ ConnectError::Timeout { .. }) if self.was_fair(began) => {
+                self.failed(&endpoint, &fault.to_string());
+            }
+            // A client's request may be what broke it.
+            Err(_) => {}
         }
+        result
     }
 
-    async fn dial(&self, wish: &Wish, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
+    /// Whether an endpoint that was turned to at this time had its due time, and not only what
+    /// those before it had left.
+    fn was_fair(&self, began: Instant) -> bool {
+        began.elapsed() >= self.connect_timeout.min(self.handshake_timeout)
+    }
+
+    async fn dial(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+    ) -> Result<(Stream, Lease, Instant), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
         let mut choice = self.choice(wish);
         while let Some(lease) = choice.next(Instant::now().into_std()) {
             let endpoint = lease.endpoint();
-            let by = deadline.min(Instant::now() + self.connect_timeout);
-            let fault = match timeout_at(by, connect::dial(endpoint.address())).await {
-                Ok(Ok(stream)) => return Ok((stream, lease)),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "not connected in time".to_owned(),
+            let began = Instant::now();
+            let by = deadline.min(began + self.connect_timeout);
+            let dialled = timeout_at(by, self.dialler.dial(endpoint)).await;
+            let fault = match dialled.unwrap_or(Err(DialFault::Late(self.connect_timeout))) {
+                Ok(stream) => return Ok((stream, lease, began)),
+                Err(fault) => fault,
             };
+            let late = matches!(fault, DialFault::Late(_));
+            if fault.is_the_endpoints() && (!late || self.was_fair(began)) {
+                self.failed(endpoint, &fault.to_string());
+            }
             last = ConnectError::Dial { endpoint: endpoint.label().clone(), fault };
             if Instant::now() >= deadline {
                 break;

@@ -205,6 +205,11 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// An offer of no subprotocol and no extension.
+    pub fn plain(key: Key) -> Offer {
+        Offer { key, subprotocols: Vec::new(), extensions: Offers::NONE }
+    }
+
     /// Leaves out the subprotocols that are not among these; it may leave none.
     pub fn only_subprotocols(mut self, allowed: &[String]) -> Offer {
         self.subprotocols.retain(|name| allowed.contains(name));
