@@ -7,6 +7,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::server;
 
 use super::frame::{CLOSE, Close, Frame};
 use super::http::{KEY, Message, Upgrade, accept_of};
@@ -351,6 +352,16 @@ impl Socket for UnixStream {
 }
 
 impl Socket for TlsStream<TcpStream> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+
+    fn eof(&self) -> End {
+        End::CloseNotify
+    }
+}
+
+impl<S: Socket> Socket for server::TlsStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }
