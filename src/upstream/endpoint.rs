@@ -23,6 +23,8 @@ pub struct Endpoint {
     weight: Weight,
     slow_start: Option<Duration>,
     health: Mutex<Health>,
+    /// Its health is: a choice looks at every endpoint, and need not take a lock for this one.
+    spotless: AtomicBool,
     /// An operator wants no new connections here.
     drained: AtomicBool,
     /// Somebody probes it.
@@ -86,6 +88,7 @@ impl Endpoint {
             weight: Weight::whole(endpoint.weight),
             slow_start: traits.slow_start,
             health: Mutex::default(),
+            spotless: AtomicBool::new(true),
             drained: AtomicBool::new(false),
             probed: AtomicBool::new(false),
             backup: endpoint.backup,
@@ -151,6 +154,9 @@ impl Endpoint {
         if self.drained.load(Ordering::Relaxed) {
             return Standing::Drained;
         }
+        if self.is_spotless() {
+            return Standing::Usable;
+        }
         let health = self.health();
         match health.verdict() {
             Verdict::Up if !health.is_ejected(now) => Standing::Usable,
@@ -160,14 +166,34 @@ impl Endpoint {
 
     /// Its part of the load at the moment; less while it starts slowly.
     pub fn weight(&self, now: Instant) -> Weight {
-        if self.slow_start.is_none() {
+        if self.slow_start.is_none() || self.is_spotless() {
             return self.weight;
         }
         self.weight.scaled(self.health().part(self.slow_start, now), health::WHOLE)
     }
 
-    /// What is known of its health; to be held for no longer than a look or a note takes.
-    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        !self.is_spotless() && self.health().is_ejected(now)
+    }
+
+    /// Takes note of an answer; says whether it had been ejected.
+    pub(super) fn succeeded(&self, now: Instant) -> bool {
+        !self.is_spotless() && self.note(|health| health.succeeded(self.slow_start, now))
+    }
+
+    /// Takes note of something about its health.
+    pub(super) fn note<T>(&self, note: impl FnOnce(&mut Health) -> T) -> T {
+        let mut health = self.health();
+        let result = note(&mut health);
+        self.spotless.store(health.is_spotless(), Ordering::Relaxed);
+        result
+    }
+
+    fn is_spotless(&self) -> bool {
+        self.spotless.load(Ordering::Relaxed)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,7 +206,7 @@ impl Endpoint {
         self.drained.store(false, Ordering::Relaxed);
     }
 
-    /// Says who begins to probe it that nobody else does.
+    /// Whether it falls to the caller to probe it, since nobody does.
     pub(super) fn begin_probing(&self) -> bool {
         !self.probed.swap(true, Ordering::Relaxed)
     }
@@ -267,9 +293,11 @@ mod tests {
     fn an_ejected_endpoint_is_unhealthy_for_as_long_as_that_lasts() {
         let rules = config::Passive { failures: 3, eject: Duration::from_secs(10) };
         let (endpoint, now) = (endpoint(None), Instant::now());
-        let lasting = endpoint.health().eject(rules, now);
+        let lasting = endpoint.note(|health| health.eject(rules, now));
         assert_eq!(endpoint.standing(now), Standing::Unhealthy);
         assert_eq!(endpoint.standing(now + lasting), Standing::Usable);
+        assert!(!endpoint.is_spotless() && endpoint.succeeded(now + lasting));
+        assert!(endpoint.is_spotless() && !endpoint.succeeded(now + lasting));
     }
 
     #[test]
@@ -280,8 +308,8 @@ mod tests {
         let now = Instant::now();
         assert_eq!(endpoint.weight(now), Weight::whole(8));
         let once = health::Thresholds { unhealthy_after: 1, healthy_after: 1 };
-        endpoint.health().probed(false, once, now);
-        endpoint.health().probed(true, once, now);
+        endpoint.note(|health| health.probed(false, once, now));
+        endpoint.note(|health| health.probed(true, once, now));
         assert_eq!(endpoint.weight(now + Duration::from_secs(5)), Weight::whole(4));
         assert_eq!(endpoint.weight(now + Duration::from_secs(10)), Weight::whole(8));
     }

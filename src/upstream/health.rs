@@ -41,7 +41,7 @@ pub enum Failed {
     EjectionDue,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Health {
     verdict: Verdict,
     /// Probes in a row that speak against the verdict.
@@ -113,13 +113,21 @@ impl Health {
 
     /// Takes note of an answer: the endpoint takes part again, and its past is forgotten. Says
     /// whether it had been ejected.
-    pub fn succeeded(&mut self, now: Instant) -> bool {
+    pub fn succeeded(&mut self, slow_start: Option<Duration>, now: Instant) -> bool {
         self.failures = 0;
         let was_ejected = std::mem::take(&mut self.ejections) > 0;
         if self.is_ejected(now) {
             self.ejected_until = Some(now);
         }
+        if self.part(slow_start, now) == WHOLE {
+            (self.up_since, self.ejected_until) = (None, None);
+        }
         was_ejected
+    }
+
+    /// Whether it is as if nothing had ever been heard of it.
+    pub fn is_spotless(&self) -> bool {
+        *self == Health::default()
     }
 
     /// The part of its weight that it has at the moment, of [`WHOLE`]: it rises evenly over
@@ -168,7 +176,7 @@ mod tests {
         let (mut health, now) = (Health::default(), Instant::now());
         assert_eq!(health.failed(RULES, now), Failed::Counted);
         assert_eq!(health.failed(RULES, now), Failed::Counted);
-        assert!(!health.succeeded(now));
+        assert!(!health.succeeded(None, now));
         let failed = [(); 3].map(|()| health.failed(RULES, now));
         assert_eq!(failed, [Failed::Counted, Failed::Counted, Failed::EjectionDue]);
     }
@@ -189,7 +197,7 @@ mod tests {
             lasted.push(lasting.as_secs());
         }
         assert_eq!(lasted, [10, 20, 40, 80, 160, 300, 300]);
-        assert!(health.succeeded(now));
+        assert!(health.succeeded(None, now));
         assert_eq!(health.failed(RULES, now), Failed::Counted);
         assert_eq!(health.eject(RULES, now), seconds(10));
     }
@@ -198,7 +206,7 @@ mod tests {
     fn a_success_ends_an_ejection() {
         let (mut health, now) = (Health::default(), Instant::now());
         health.eject(RULES, now);
-        assert!(health.succeeded(now + seconds(1)));
+        assert!(health.succeeded(None, now + seconds(1)));
         assert!(!health.is_ejected(now + seconds(1)));
     }
 
@@ -223,6 +231,18 @@ mod tests {
             [100, 100, 500, 900, 1000, 1000]
         );
         assert_eq!(health.part(None, now), WHOLE);
+    }
+
+    #[test]
+    fn an_answer_after_all_that_makes_it_spotless() {
+        let (mut health, now) = (Health::default(), Instant::now());
+        health.failed(RULES, now);
+        assert!(!health.is_spotless());
+        let back = now + health.eject(RULES, now);
+        health.succeeded(Some(seconds(30)), back);
+        assert!(!health.is_spotless(), "its weight still rises");
+        health.succeeded(Some(seconds(30)), back + seconds(30));
+        assert!(health.is_spotless());
     }
 
     #[test]
@@ -267,7 +287,7 @@ mod tests {
                         }
                     }
                     Event::Succeeded => {
-                        health.succeeded(now);
+                        health.succeeded(None, now);
                         in_a_row = 0;
                         prop_assert!(!health.is_ejected(now));
                     }

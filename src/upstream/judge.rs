@@ -12,7 +12,7 @@ use super::{Cluster, Endpoint};
 impl Cluster {
     /// An endpoint answered a client's handshake, whatever it said.
     pub(super) fn succeeded(&self, endpoint: &Endpoint) {
-        if endpoint.health().succeeded(Instant::now()) {
+        if endpoint.succeeded(Instant::now()) {
             info!(upstream = &*self.name, endpoint = &**endpoint.label(), "endpoint answers again");
         }
     }
@@ -20,7 +20,8 @@ impl Cluster {
     /// A client's handshake did not get as far as an answer, and that was the endpoint's doing.
     pub(super) fn failed(&self, endpoint: &Endpoint, reason: &str) {
         let now = Instant::now();
-        if endpoint.health().failed(self.passive, now) == Failed::EjectionDue {
+        let failed = endpoint.note(|health| health.failed(self.passive, now));
+        if failed == Failed::EjectionDue {
             self.eject(endpoint, now, reason);
         }
     }
@@ -30,13 +31,11 @@ impl Cluster {
         // Of two workers that would eject at once the second sees what the first did.
         let _alone = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.endpoints();
-        let ejected = all.iter().filter(|other| other.health().is_ejected(now)).count();
-        let mut health = endpoint.health();
-        if health.is_ejected(now) || !can_be_spared(ejected, all.len()) {
+        let ejected = all.iter().filter(|other| other.is_ejected(now)).count();
+        if endpoint.is_ejected(now) || !can_be_spared(ejected, all.len()) {
             return;
         }
-        let lasting = health.eject(self.passive, now);
-        drop(health);
+        let lasting = endpoint.note(|health| health.eject(self.passive, now));
         let (upstream, endpoint) = (&*self.name, &**endpoint.label());
         warn!(upstream, endpoint, reason, for_s = lasting.as_secs_f64(), "endpoint ejected");
     }
@@ -48,7 +47,8 @@ impl Cluster {
         thresholds: Thresholds,
         result: Result<(), String>,
     ) {
-        let verdict = endpoint.health().probed(result.is_ok(), thresholds, Instant::now());
+        let (passed, now) = (result.is_ok(), Instant::now());
+        let verdict = endpoint.note(|health| health.probed(passed, thresholds, now));
         let (upstream, endpoint) = (&*self.name, &**endpoint.label());
         match (verdict, result) {
             (Some(Verdict::Up), _) => info!(upstream, endpoint, "endpoint is healthy"),
