@@ -24,7 +24,7 @@ fn cluster(endpoints: usize, lines: &str) -> Cluster {
          [[route]]\nname = \"app\"\nupstream = \"app\"\n"
     );
     let parsed = Config::parse(&text, Path::new("bench.toml")).expect("a good file");
-    Cluster::new(&parsed.config.upstreams[0]).expect("no seed file")
+    Cluster::new(&parsed.config.upstreams[0], None).expect("no seed file")
 }
 
 fn choose(criterion: &mut Criterion) {

@@ -7,13 +7,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::ending::Ending;
+use crate::plan::Plan;
 use crate::ws::CloseCode;
 
 /// Names a connection for as long as the process lives: a slot of a worker, and the how manieth
@@ -34,6 +37,9 @@ impl fmt::Display for ConnId {
 /// What the control thread asks of a worker.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
+    /// Go on by the snapshot that was published; sockets of what it no longer has end, spread
+    /// over `window`. `backlog` is the worker's share of all backlogs, in bytes.
+    Adopt { window: Duration, backlog: usize },
     /// Accept what waits, then nothing more; end every tunnel, spread over `window`.
     Drain { window: Duration, code: CloseCode },
     /// End what is left without a word.
@@ -41,16 +47,19 @@ pub enum Command {
 }
 
 /// What a tunnel is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Go on by this plan.
+    Adopt(Arc<Plan>),
     /// End in this way; a tunnel that is ending already goes on with that.
     End(Ending),
     /// End now, and tell nobody.
     Cut(Ending),
 }
 
-/// Where a tunnel finds its orders. One waits at a time: the first `End` stays, a `Cut` beats it.
-#[derive(Debug, Default)]
+/// Where a tunnel finds its orders. One waits at a time: the last plan, which an `End` beats; the
+/// first `End`, which a `Cut` beats.
+#[derive(Default)]
 pub struct Mailbox {
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
@@ -58,10 +67,12 @@ pub struct Mailbox {
 
 impl Mailbox {
     pub fn post(&self, order: Order) {
-        match (self.order.get(), order) {
-            (Some(_), Order::End(_)) => return,
-            _ => self.order.set(Some(order)),
-        }
+        let kept = match (self.order.take(), order) {
+            (Some(Order::End(first)), Order::Adopt(_) | Order::End(_)) => Order::End(first),
+            (Some(Order::Cut(first)), _) => Order::Cut(first),
+            (_, order) => order,
+        };
+        self.order.set(Some(kept));
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -78,22 +89,47 @@ impl Mailbox {
     }
 }
 
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Mailbox")
+    }
+}
+
+/// What is known of a tunnel from its handshake on.
+#[derive(Debug)]
+pub struct About {
+    pub client: IpAddr,
+    /// The name of its route, of the route's upstream, and of the endpoint in that.
+    pub route: Arc<str>,
+    pub upstream: Arc<str>,
+    pub endpoint: Arc<str>,
+    pub began: Instant,
+}
+
 /// The tunnels of one worker, those still dialling included.
 #[derive(Debug)]
 pub struct Registry {
     worker: u16,
     serial: Cell<u32>,
-    mailboxes: RefCell<Slab<Rc<Mailbox>>>,
+    entries: RefCell<Slab<Entry>>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    mailbox: Rc<Mailbox>,
+    /// Not before it stands.
+    about: Option<Rc<About>>,
 }
 
 impl Registry {
     pub fn new(worker: u16) -> Rc<Registry> {
-        Rc::new(Registry { worker, serial: Cell::new(0), mailboxes: RefCell::default() })
+        Rc::new(Registry { worker, serial: Cell::new(0), entries: RefCell::default() })
     }
 
     pub fn take_seat(self: &Rc<Registry>) -> Seat {
         let mailbox = Rc::<Mailbox>::default();
-        let slot = self.mailboxes.borrow_mut().insert(mailbox.clone());
+        let entry = Entry { mailbox: mailbox.clone(), about: None };
+        let slot = self.entries.borrow_mut().insert(entry);
         let serial = self.serial.get();
         self.serial.set(serial.wrapping_add(1));
         Seat { registry: self.clone(), slot, serial, mailbox }
@@ -101,15 +137,24 @@ impl Registry {
 
     /// The mailboxes of all that are seated now.
     pub fn mailboxes(&self) -> Vec<Rc<Mailbox>> {
-        self.mailboxes.borrow().iter().map(|(_, mailbox)| mailbox.clone()).collect()
+        self.entries.borrow().iter().map(|(_, entry)| entry.mailbox.clone()).collect()
+    }
+
+    /// Those that stand. What is still dialling looks at the snapshot again before it does.
+    pub fn standing(&self) -> Vec<(Rc<Mailbox>, Rc<About>)> {
+        let entries = self.entries.borrow();
+        let standing = entries.iter().filter_map(|(_, entry)| {
+            entry.about.as_ref().map(|about| (entry.mailbox.clone(), about.clone()))
+        });
+        standing.collect()
     }
 
     pub fn len(&self) -> usize {
-        self.mailboxes.borrow().len()
+        self.entries.borrow().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.mailboxes.borrow().is_empty()
+        self.entries.borrow().is_empty()
     }
 }
 
@@ -131,11 +176,16 @@ impl Seat {
     pub fn mailbox(&self) -> Rc<Mailbox> {
         self.mailbox.clone()
     }
+
+    /// The tunnel stands from now on, and is told of what concerns it.
+    pub fn stand(&self, about: Rc<About>) {
+        self.registry.entries.borrow_mut()[self.slot].about = Some(about);
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.registry.mailboxes.borrow_mut().remove(self.slot);
+        self.registry.entries.borrow_mut().remove(self.slot);
     }
 }
 
@@ -151,9 +201,11 @@ mod tests {
         let mailbox = Mailbox::default();
         let cx = Context::from_waker(Waker::noop());
         let first = Order::End(Reason::Drain.into());
-        mailbox.post(first);
+        mailbox.post(Order::Adopt(Arc::default()));
+        mailbox.post(first.clone());
         mailbox.post(Order::End(Reason::MaxAge.into()));
-        assert_eq!(mailbox.take(&cx), Some(first));
+        mailbox.post(Order::Adopt(Arc::default()));
+        assert_eq!(mailbox.take(&cx), Some(first.clone()));
         mailbox.post(first);
         mailbox.post(Order::Cut(Reason::Drain.into()));
         assert_eq!(mailbox.take(&cx), Some(Order::Cut(Reason::Drain.into())));

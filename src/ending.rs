@@ -69,7 +69,12 @@ pub enum Reason {
     SlowConsumer(Side),
     IdleTimeout,
     MaxAge,
+    /// The authorizer was asked again, and refused.
+    AuthorizationRevoked,
     Drain,
+    /// Its endpoint, or its route, was deleted from the configuration.
+    EndpointRemoved,
+    RouteRemoved,
 }
 
 /// The close codes that the two sides are told; `None`: no Close.
@@ -93,6 +98,8 @@ impl Closes {
 pub enum Manner {
     /// The edge's own wish: messages are finished, answers awaited.
     Orderly,
+    /// The client may no longer be here: as orderly, but what it sends stops at once.
+    Expelled,
     /// A side broke a rule: relaying stops at once.
     Violation(Side),
     /// A side is gone.
@@ -103,7 +110,7 @@ pub enum Manner {
 
 impl Reason {
     /// Every word that [`Reason::as_str`] can say.
-    pub const WORDS: [&'static str; 15] = [
+    pub const WORDS: [&'static str; 18] = [
         "client_close",
         "upstream_close",
         "client_lost",
@@ -118,7 +125,10 @@ impl Reason {
         "slow_consumer",
         "idle_timeout",
         "max_age",
+        "authorization_revoked",
         "drain",
+        "endpoint_removed",
+        "route_removed",
     ];
 
     /// The word in logs and metrics.
@@ -141,13 +151,16 @@ impl Reason {
             Reason::SlowConsumer(_) => "slow_consumer",
             Reason::IdleTimeout => "idle_timeout",
             Reason::MaxAge => "max_age",
+            Reason::AuthorizationRevoked => "authorization_revoked",
             Reason::Drain => "drain",
+            Reason::EndpointRemoved => "endpoint_removed",
+            Reason::RouteRemoved => "route_removed",
         }
     }
 
     pub fn by(self) -> Blame {
         match self.manner() {
-            Manner::Orderly => Blame::Edge,
+            Manner::Orderly | Manner::Expelled => Blame::Edge,
             Manner::Violation(side) | Manner::Lost(side) | Manner::Closed(side) => side.into(),
         }
     }
@@ -164,7 +177,12 @@ impl Reason {
             | Reason::FrameStalled(side)
             | Reason::SlowConsumer(side) => Manner::Violation(side),
             Reason::RateLimited => Manner::Violation(Side::Client),
-            Reason::IdleTimeout | Reason::MaxAge | Reason::Drain => Manner::Orderly,
+            Reason::IdleTimeout
+            | Reason::MaxAge
+            | Reason::Drain
+            | Reason::EndpointRemoved
+            | Reason::RouteRemoved => Manner::Orderly,
+            Reason::AuthorizationRevoked => Manner::Expelled,
         }
     }
 
@@ -194,7 +212,11 @@ impl Reason {
                 (Some(Restart), Some(Policy))
             }
             Reason::IdleTimeout | Reason::MaxAge => (Some(Away), Some(Away)),
-            Reason::Drain => (Some(Restart), Some(Away)),
+            // The route's `unauthorized_code`, where it says another.
+            Reason::AuthorizationRevoked => (Some(CloseCode::Library(4001)), Some(Away)),
+            Reason::Drain | Reason::EndpointRemoved | Reason::RouteRemoved => {
+                (Some(Restart), Some(Away))
+            }
         };
         Closes { client, upstream }
     }
@@ -256,7 +278,10 @@ mod tests {
             (Reason::SlowConsumer(Upstream), "slow_consumer", Blame::Upstream, 1012, 1008),
             (Reason::IdleTimeout, "idle_timeout", Blame::Edge, 1001, 1001),
             (Reason::MaxAge, "max_age", Blame::Edge, 1001, 1001),
+            (Reason::AuthorizationRevoked, "authorization_revoked", Blame::Edge, 4001, 1001),
             (Reason::Drain, "drain", Blame::Edge, 1012, 1001),
+            (Reason::EndpointRemoved, "endpoint_removed", Blame::Edge, 1012, 1001),
+            (Reason::RouteRemoved, "route_removed", Blame::Edge, 1012, 1001),
         ];
         for (reason, word, by, client, upstream) in table {
             let closes = reason.closes();

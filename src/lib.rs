@@ -25,10 +25,10 @@
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
 //! | [`upstream`] | clusters, endpoints, their health, the choice of one, dialling, the handshake |
-//! | [`policy`] | who may come in: networks, origins, rates, caps → `Admission`; pure |
+//! | [`policy`] | who may come in: networks, origins, rates, caps, authorizers → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |
-//! | [`net`] | legs, the worker's scratch, sockets; the one file that names the TLS library |
+//! | [`net`] | legs, the worker's scratch, sockets, a small HTTP client; the one file that names the TLS library |
 //! | [`config`] | file → diagnostics → validated `Config`; schema |
 //! | [`route`] | host and path → route; precedence by `Ord` |
 //! | [`metrics`] | counters with one writer each |

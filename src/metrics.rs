@@ -27,6 +27,9 @@ pub struct RouteTally {
     from_client: Received,
     from_upstream: Received,
     opened: Count,
+    /// Answers of the authorizer that were its verdict, and all else that came of asking it.
+    pub verdicts: Count,
+    pub no_verdicts: Count,
     endings: [Count; Reason::WORDS.len()],
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::ending::Side;
 pub use crate::rate::Rate;
+use crate::ws::CloseCode;
 
 /// Limits, heartbeat and timeouts of one route. `None` is `"off"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,10 @@ pub struct Plan {
     pub max_age: Option<Duration>,
     /// How long a peer has to answer a Close, and a direction to reach its boundary.
     pub close: Duration,
+    /// What a client is told that is not, or no longer, authorized.
+    pub unauthorized_code: CloseCode,
+    /// How often the authorizer is asked again.
+    pub recheck: Option<Duration>,
 }
 
 /// Bounds on the payload of one frame and of one message, in wire bytes; `u64::MAX` is off.
@@ -144,6 +149,8 @@ impl Default for Plan {
             idle: None,
             max_age: None,
             close: seconds(5),
+            unauthorized_code: CloseCode::Library(4001),
+            recheck: None,
         }
     }
 }

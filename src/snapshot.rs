@@ -1,19 +1,32 @@
 //! What a configuration comes to while it runs: routes ready to be matched, clusters ready to be
 //! dialled.
+//!
+//! A Snapshot never changes; a reload makes the next one, of a [`Config`] and the Snapshot before
+//! it, from which limiters, counts and the health of endpoints are carried over by name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::config::{self, Compression, Config, HeaderEdits, Reject, Rewrite, Utf8};
+use crate::config::{
+    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, Reject, Rewrite, Utf8,
+};
+use crate::control::About;
+use crate::ending::Reason;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
 use crate::upstream::{Cluster, ClusterFault};
 
 pub struct Snapshot {
+    /// How manieth it is; the first is 1.
+    pub generation: u64,
     pub routes: Table<Arc<Route>>,
-    pub clusters: Vec<Arc<Cluster>>,
+    named: HashMap<Arc<str>, Arc<Route>>,
+    clusters: HashMap<Arc<str>, Arc<Cluster>>,
     pub trusted_proxies: Vec<IpNet>,
     /// A page for plain HTTP where no route serves; the demo has one.
     pub page: Option<&'static str>,
@@ -32,6 +45,10 @@ pub struct Route {
     pub name: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub policy: Policy,
+    /// The last question to the authorizer was not answered.
+    pub authorizer_fails: AtomicBool,
+    /// Every field by which the upstream is told what others say of a client.
+    pub claimed: Vec<HeaderName>,
     /// A refusal is told by a Close, for browsers, which cannot see a status.
     pub rejects_by_close: bool,
     pub rewrite: Rewrite,
@@ -41,43 +58,104 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub plan: Arc<Plan>,
+    pub on_removed: OnRemoved,
+}
+
+/// What a new Snapshot means to a tunnel that lives.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on by this plan.
+    Adopts(Arc<Plan>),
+    /// It goes on as it is: what it belonged to is gone, and said that it may.
+    Stays,
+    Ends(Reason),
 }
 
 impl Snapshot {
-    /// Reads the files that upstreams need.
+    /// What `config` comes to beside what ran before. Reads the files that upstreams need.
     pub fn new(
         config: &Config,
+        before: Option<&Snapshot>,
         page: Option<&'static str>,
     ) -> Result<Snapshot, Box<UpstreamFault>> {
-        let clusters = config.upstreams.iter().map(cluster).collect::<Result<Vec<_>, _>>()?;
-        let routes = config.routes.iter().map(|route| {
+        let cluster = |upstream: &config::Upstream| {
+            let before = before.and_then(|before| before.cluster(&upstream.name));
+            let cluster = Cluster::new(upstream, before.map(|before| &**before)).map(Arc::new);
+            let named = |fault| Box::new(UpstreamFault { upstream: upstream.name.clone(), fault });
+            cluster.map_err(named)
+        };
+        let clusters: Vec<Arc<Cluster>> =
+            config.upstreams.iter().map(cluster).collect::<Result<_, _>>()?;
+        let route = |route: &config::Route| {
+            let before = before.and_then(|before| before.route(&route.name));
+            let cluster = clusters[route.upstream].clone();
             let place = Place {
                 host: route.host.clone(),
                 path: route.path.clone(),
                 listeners: route.listeners.clone(),
             };
-            (place, Arc::new(Route::new(route, clusters[route.upstream].clone())))
-        });
+            (place, Arc::new(Route::new(route, cluster, before.map(|before| &**before))))
+        };
+        let routes: Vec<(Place, Arc<Route>)> = config.routes.iter().map(route).collect();
         Ok(Snapshot {
+            generation: before.map_or(1, |before| before.generation + 1),
+            named: routes.iter().map(|(_, route)| (route.name.clone(), route.clone())).collect(),
+            clusters: clusters.into_iter().map(|one| (one.name().clone(), one)).collect(),
             routes: Table::new(routes),
-            clusters,
             trusted_proxies: config.server.trusted_proxies.clone(),
             page,
         })
     }
-}
 
-fn cluster(upstream: &config::Upstream) -> Result<Arc<Cluster>, Box<UpstreamFault>> {
-    let named = |fault| Box::new(UpstreamFault { upstream: upstream.name.clone(), fault });
-    Cluster::new(upstream).map(Arc::new).map_err(named)
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.named.get(name)
+    }
+
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values()
+    }
+
+    pub fn named_routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.named.values()
+    }
+
+    /// What this means to a tunnel that has lived by `before`.
+    pub fn fate(&self, about: &About, before: &Snapshot) -> Fate {
+        if let Some(cluster) = before.cluster(&about.upstream)
+            && cluster.on_removed() == OnRemoved::Close
+            && self.removes_endpoint(cluster, &about.endpoint)
+        {
+            return Fate::Ends(Reason::EndpointRemoved);
+        }
+        match (self.route(&about.route), before.route(&about.route)) {
+            (Some(route), _) => Fate::Adopts(route.plan.clone()),
+            (None, Some(route)) if route.on_removed == OnRemoved::Close => {
+                Fate::Ends(Reason::RouteRemoved)
+            }
+            (None, _) => Fate::Stays,
+        }
+    }
+
+    /// Whether an endpoint that `cluster` had is no longer in the file.
+    pub fn removes_endpoint(&self, cluster: &Cluster, identity: &str) -> bool {
+        let after = self.cluster(cluster.name());
+        cluster.has(identity) && !after.is_some_and(|after| after.has(identity))
+    }
 }
 
 impl Route {
-    fn new(route: &config::Route, cluster: Arc<Cluster>) -> Route {
+    fn new(route: &config::Route, cluster: Arc<Cluster>, before: Option<&Route>) -> Route {
         Route {
             name: route.name.clone(),
             cluster,
-            policy: Policy::new(&route.admittance),
+            policy: Policy::new(&route.admittance, before.map(|before| &before.policy)),
+            on_removed: route.on_removed,
+            authorizer_fails: AtomicBool::new(false),
+            claimed: claimed(&route.admittance),
             rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
             subprotocols: route.subprotocols.clone(),
@@ -88,4 +166,9 @@ impl Route {
             plan: route.plan.clone(),
         }
     }
+}
+
+fn claimed(admittance: &Admittance) -> Vec<HeaderName> {
+    let copied = admittance.authorize.iter().flat_map(|authorize| &authorize.copy_headers);
+    copied.cloned().collect()
 }

@@ -42,7 +42,7 @@ fn cluster(lines: &str) -> Cluster {
         endpoints.join(", ")
     );
     let parsed = Config::parse(&text, Path::new("test.toml")).expect("a good file");
-    Cluster::new(&parsed.config.upstreams[0]).expect("no seed file")
+    Cluster::new(&parsed.config.upstreams[0], None).expect("no seed file")
 }
 
 #[test]

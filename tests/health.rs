@@ -505,3 +505,40 @@ async fn a_name_in_endpoints_is_looked_up_at_each_dial_and_all_its_addresses_tri
     let lines = edge.wait_for_logs(2, is_refused).await;
     assert!(lines[1]["detail"].to_string().contains("the name has no address"), "{}", lines[1]);
 }
+
+// ---- reload ----
+
+#[tokio::test]
+async fn a_reload_forgets_no_ejection() {
+    let (mut ill, well) = (Server::down().await, Server::start().await);
+    let config = before(&[&ill, &well]).upstream("passive = { eject = \"60s\" }");
+    let edge = config.start().await;
+    until_ejected(&edge, 1, &ill).await;
+    ill.come_back().await;
+    edge.reconfigure(&config.route("limits.max_message_size = \"2MiB\"")).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(client(&edge).await);
+    }
+    assert_eq!(ill.dials(), []);
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_addresses_of_a_name_and_their_connections() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start().await;
+    let hosts = Hosts::new("127.0.0.1 chat.test\n");
+    let config = resolving(&server, &hosts).upstream(&probing("http:/healthz", "10s"));
+    let edge = config.start().await;
+    addresses_changed(&edge, 1).await;
+    let _client = client(&edge).await;
+    hosts.say("127.0.0.1 another.test\n");
+    edge.reconfigure(&config.route("limits.max_message_size = \"2MiB\"")).await;
+    assert_eq!(status(&edge).await, 101, "no answer is waited for");
+    server.behaves(Manner::Status(500));
+    found_ill(&edge, &server).await;
+    edge.wait_for_log(support::ended).await;
+    assert_eq!(edge.logged(support::ended).len(), 1, "the first is still there");
+}

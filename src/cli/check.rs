@@ -4,9 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{Config, Diagnostic, LoadError, Loaded, Paint, Report};
-use crate::net::tls;
-use crate::upstream::seed;
+use crate::config::{Config, LoadError, Loaded, Paint, Report};
+use crate::server::source::unusable;
 
 /// What a check found; its exit code is 0, 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +42,7 @@ pub fn check(
         }
     };
     let warnings = &loaded.warnings;
-    let mut files = loaded.check_files();
-    if files.is_empty() {
-        files.diagnostics = unfit_files(&loaded);
-    }
+    let mut files = unusable(&loaded);
     if !files.is_empty() {
         files.diagnostics.extend(warnings.diagnostics.iter().cloned());
         let report = Report::new(&files.origin, &files.text, files.diagnostics);
@@ -55,26 +51,6 @@ pub fn check(
     err.write_all(warnings.render(paint).as_bytes())?;
     writeln!(out, "{}: good: {}", path.display(), summary(&loaded))?;
     Ok(Verdict::Good)
-}
-
-/// A fault for each file that can be read and is of no use.
-fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
-    // What a pipe says can be read but once, and not by a check.
-    if !loaded.files.iter().all(|file| file.path.is_file()) {
-        return Vec::new();
-    }
-    let diagnostic = |path: Option<&Path>, fault: &dyn std::error::Error| {
-        let named = loaded.files.iter().find(|file| Some(&*file.path) == path);
-        let span = named.map_or(0..0, |file| file.span.clone());
-        Diagnostic::fault(span, fault.to_string()).label("this file")
-    };
-    let listeners = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let upstreams = loaded.config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
-    let tls = listeners.flat_map(tls::faults).chain(upstreams.flat_map(tls::upstream_faults));
-    let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
-    let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
-    let seeds = seeds.filter_map(|path| seed::read(path).err());
-    tls.chain(seeds.map(|fault| diagnostic(Some(fault.path()), &fault))).collect()
 }
 
 fn refuse(path: &Path, report: &Report, paint: Paint, err: &mut dyn Write) -> io::Result<Verdict> {

@@ -39,7 +39,7 @@ pub fn demo() -> anyhow::Result<()> {
     logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
     let server = bind(&mut config)?;
     print(introduction(&server.addresses(), &certificate, echoes))?;
-    run::serve(server)
+    run::serve(server, None)
 }
 
 /// `./certs` in a checkout, else a folder of the user's own.

@@ -7,6 +7,7 @@
 
 mod check;
 mod demo;
+mod diff;
 mod logging;
 mod run;
 mod schema;
@@ -44,6 +45,13 @@ enum Command {
         /// The configuration, in TOML
         file: PathBuf,
     },
+    /// Say what a reload of one configuration by another would do: exit 0 both are good
+    Diff {
+        /// The configuration that runs
+        old: PathBuf,
+        /// The one in its place
+        new: PathBuf,
+    },
     /// Print the JSON Schema of the configuration
     Schema,
     /// Show wsgate at work, with a certificate, two echo servers and a page of its own
@@ -63,6 +71,7 @@ pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run { config, grace } => return run::run(&config, grace),
         Command::Check { file } => return checked(&file),
+        Command::Diff { old, new } => return diff::diff(&old, &new),
         Command::Demo { certificate_only: true } => demo::make_certificate(),
         Command::Demo { certificate_only: false } => demo::demo(),
         Command::Schema => print(schema::schema()),

@@ -11,12 +11,12 @@ use toml::Spanned;
 use super::balancing::Balancing;
 use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix};
 use super::origins::StatedOrigin;
-use super::quantities::{Bytes, Count, Lasting, OrOff};
+use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
 use super::{
-    Admittance, AffinityCookie, Balance, CertificateFiles, ClientAuth, Config, Drain, HashKey,
-    HeaderEdits, Health, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile,
-    Networks, Origin, Passive, Reject, Resolve, Rewrite, Route, Server, Upstream, UpstreamTls,
-    file,
+    Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config, Drain,
+    HashKey, HeaderEdits, Health, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log,
+    NamedFile, Networks, Origin, Passive, Reject, Resolve, Rewrite, Route, Server, Upstream,
+    UpstreamTls, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
@@ -160,6 +160,7 @@ fn upstream(table: file::Upstream, files: &mut Files<'_>) -> Option<Upstream> {
             None => None,
         },
         passive: passive(table.passive.value?)?,
+        on_removed: table.on_removed.value?,
     })
 }
 
@@ -227,7 +228,13 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         handshakes: limits.handshakes.value.take()?,
         connections: limits.connections.value.take()?,
     };
-    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?)?;
+    let (authorize, recheck) = match table.authorize.value? {
+        Some(table) => authorize(table).map(|(authorize, recheck)| (Some(authorize), recheck))?,
+        None => (None, None),
+    };
+    let code = table.unauthorized_code.value?;
+    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?, code)?;
+    let plan = Plan { recheck, ..plan };
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
@@ -243,7 +250,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,
         utf8: table.utf8.value?,
-        admittance: Admittance { rates_per_subject, ..admittance(gates)? },
+        on_removed: table.on_removed.value?,
+        admittance: Admittance { rates_per_subject, authorize, ..admittance(gates)? },
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
         plan: Arc::new(plan),
@@ -284,6 +292,18 @@ fn admittance(gates: Gates) -> Option<Admittance> {
     Some(admittance)
 }
 
+/// The service, and how often it is asked again.
+fn authorize(table: file::Authorize) -> Option<(Authorize, Option<Duration>)> {
+    let copied = table.copy_headers.value?;
+    let authorize = Authorize {
+        url: table.url.value?.0,
+        timeout: table.timeout.value?.0,
+        copy_headers: copied.into_iter().map(|header| header.into_inner().0).collect(),
+        subject: table.subject.value?.map(|header| header.0),
+    };
+    Some((authorize, lasting(table.recheck.value?)))
+}
+
 fn origin(stated: StatedOrigin) -> Option<Origin> {
     match stated {
         StatedOrigin::Any => Some(Origin::Any),
@@ -314,6 +334,7 @@ fn plan(
     limits: file::Limits,
     heartbeat: file::Heartbeat,
     timeouts: file::RouteTimeouts,
+    unauthorized_code: CloseCode,
 ) -> Option<Plan> {
     let upstream = limits.upstream.value?;
     Some(Plan {
@@ -335,6 +356,8 @@ fn plan(
         idle: lasting(timeouts.idle.value?),
         max_age: lasting(timeouts.max_age.value?),
         close: timeouts.close.value?.0,
+        unauthorized_code: unauthorized_code.0.into(),
+        recheck: None,
     })
 }
 

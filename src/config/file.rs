@@ -16,9 +16,10 @@ use super::names::{
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
+use super::urls::Url;
 use super::{
-    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OriginPattern, Probe, Reject,
-    SameSite, Utf8,
+    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern, Probe,
+    Reject, SameSite, Utf8,
 };
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -183,10 +184,9 @@ table! {
         health: Option<Health>,
         /// When failed handshakes make an endpoint be passed over.
         passive: Passive = Literal::EmptyTable,
+        /// What becomes of the sockets of an endpoint that is deleted from this file.
+        on_removed: OnRemoved = "close",
     }
-    later [
-        "on_removed",
-    ]
 }
 
 table! {
@@ -286,12 +286,18 @@ table! {
         clients: Clients = Literal::EmptyTable,
         /// Which pages may connect: "any" or a table; absent: those of the host they call.
         origin: Option<StatedOrigin>,
+        /// What becomes of its sockets when the route is deleted from this file.
+        on_removed: OnRemoved = "close",
         /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
         reject: Reject = "status",
+        /// The close code of who is not, or no longer, authorized.
+        unauthorized_code: CloseCode = Literal::Whole("4001"),
         /// Whether client and upstream may agree on permessage-deflate.
         compression: Compression = "pass",
         /// Whether text is checked to be UTF-8, which needs compression = "strip".
         utf8: Utf8 = "pass",
+        /// A service that is asked whether a client may come.
+        authorize: Option<Authorize>,
         /// Bounds on clients, connections, frames and messages.
         limits: Limits = Literal::EmptyTable,
         /// How dead connections are found.
@@ -304,7 +310,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "on_removed", "plain_http", "unauthorized_code", "token", "authorize",
+        "redirect", "plain_http", "token",
     ]
 }
 
@@ -325,6 +331,22 @@ table! {
         allow: Vec<OriginPattern>,
         /// Whether a request without an Origin, which no browser sends, may come.
         missing: MissingOrigin = "reject",
+    }
+}
+
+table! {
+    /// A service that is asked whether a client may come.
+    "[route.authorize]": Authorize {
+        /// Where it gets the client's headers; it allows by 2xx and refuses by 401 or 403.
+        url: Url,
+        /// For its answer; without one nobody comes.
+        timeout: Lasting = "5s",
+        /// Headers of its answer that go to the upstream.
+        copy_headers: Vec<Spanned<Header>> = Literal::EmptyList,
+        /// The header of its answer that names the subject.
+        subject: Option<Header>,
+        /// How often it is asked again while a connection lives.
+        recheck: OrOff<Lasting> = "off",
     }
 }
 

@@ -1,14 +1,15 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
 //! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
-//! `names`, `origins` and `balancing` read what stands behind one key, `validate` knows what keys have to do with each
-//! other, `build` makes the final types, `diagnostics` is what a person reads when a file is wrong,
-//! `schema` what an editor reads. Only a `Config` leaves this module, and one exists only when it
-//! passed.
+//! `names`, `origins`, `urls` and `balancing` read what stands behind one key, `validate` knows
+//! what keys have to do with each other, `build` makes the final types, `diagnostics` is what a
+//! person reads when a file is wrong, `schema` what an editor reads. Only a `Config` leaves this
+//! module, and one exists only when it passed.
 
 mod balancing;
 mod build;
 mod diagnostics;
+mod diff;
 mod endpoints;
 mod file;
 mod names;
@@ -16,6 +17,7 @@ mod origins;
 mod quantities;
 mod reader;
 mod schema;
+mod urls;
 mod validate;
 mod validate_balancing;
 
@@ -29,11 +31,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
 use thiserror::Error;
 
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
+pub use self::diff::{Change, Effect, changes};
 pub use self::quantities::duration;
 pub use self::schema::schema;
 use crate::plan::{Plan, Rate};
@@ -249,6 +252,7 @@ pub struct Upstream {
     /// `None`: nothing is probed.
     pub health: Option<Health>,
     pub passive: Passive,
+    pub on_removed: OnRemoved,
 }
 
 /// A name whose every address is an endpoint.
@@ -409,6 +413,7 @@ pub struct Route {
     pub compression: Compression,
     pub utf8: Utf8,
     pub admittance: Admittance,
+    pub on_removed: OnRemoved,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
     pub plan: Arc<Plan>,
@@ -430,6 +435,8 @@ pub struct Admittance {
     pub connections_per_subject: Option<usize>,
     /// Messages or bytes have a rate that a subject's connections share.
     pub rates_per_subject: bool,
+    /// Whom to ask.
+    pub authorize: Option<Authorize>,
     pub reject: Reject,
 }
 
@@ -438,6 +445,19 @@ impl Admittance {
     pub fn counts_subjects(&self) -> bool {
         self.connections_per_subject.is_some() || self.rates_per_subject
     }
+}
+
+/// A service that says whether a client may come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorize {
+    /// `http` or `https`, with a host.
+    pub url: Uri,
+    /// For its answer's head.
+    pub timeout: Duration,
+    /// Fields of its answer that go to the upstream.
+    pub copy_headers: Vec<HeaderName>,
+    /// The field of its answer that names the subject.
+    pub subject: Option<HeaderName>,
 }
 
 /// `deny` goes before `allow`; an empty `allow` allows all.
@@ -476,6 +496,14 @@ pub enum OriginPattern {
         /// The scheme's own where the file names none; `None`: it has none either.
         port: Option<u16>,
     },
+}
+
+/// What becomes of the sockets of a route or an endpoint that is deleted from the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemoved {
+    #[default]
+    Close,
+    Keep,
 }
 
 /// How a refused handshake is told.

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use super::quantities::Count;
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
-use super::{Compression, EndpointAddress, LogFormat, Reject, Utf8};
+use super::{Compression, EndpointAddress, LogFormat, OnRemoved, Reject, Utf8};
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, HostPatternFault, PathPattern, PathPatternFault};
 
@@ -70,6 +70,8 @@ words!(
     "a client certificate mode",
     [("require", ClientCertificate::Require), ("request", ClientCertificate::Request)]
 );
+
+words!(OnRemoved, "a fate of sockets", [("close", OnRemoved::Close), ("keep", OnRemoved::Keep)]);
 
 words!(Reject, "a way to refuse", [("status", Reject::Status), ("close", Reject::Close)]);
 

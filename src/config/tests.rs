@@ -210,6 +210,31 @@ bytes = { rate = "1MiB/s", burst = "4MiB", action = "close" }
 }
 
 #[test]
+fn whom_to_ask_arrives_in_its_units() {
+    let config = good(&route(
+        "origin = \"any\"\nunauthorized_code = 4401\n\
+         limits = { messages = { rate = \"100/min\", per = \"subject\" } }\n\
+         authorize = { url = \"https://auth.internal/check?a=b\", timeout = \"2s\", \
+         copy_headers = [\"X-User\"], subject = \"X-User\", recheck = \"1m\" }",
+    ));
+    let Route { admittance, plan, .. } = &config.routes[0];
+    let user = HeaderName::from_static("x-user");
+    let wanted = Authorize {
+        url: Uri::from_static("https://auth.internal/check?a=b"),
+        timeout: Duration::from_secs(2),
+        copy_headers: vec![user.clone()],
+        subject: Some(user),
+    };
+    assert_eq!(admittance.authorize, Some(wanted));
+    assert_eq!(plan.recheck, Some(Duration::from_secs(60)));
+    assert_eq!(u16::from(plan.unauthorized_code), 4401);
+    let least = good(&route("origin = \"any\"\nauthorize.url = \"http://127.0.0.1:7000\""));
+    let Route { admittance, plan, .. } = &least.routes[0];
+    let authorize = admittance.authorize.as_ref().expect("it was written");
+    assert_eq!((authorize.timeout, plan.recheck), (Duration::from_secs(5), None));
+}
+
+#[test]
 fn a_rate_has_its_own_number_at_once_and_the_action_of_its_kind() {
     let config = good(&route(
         "origin = \"any\"\nlimits = { messages = { rate = \"100/min\" }, \
@@ -494,8 +519,7 @@ told! {
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
-        + "unauthorized_code = 4001\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
-    a_later_key_of_an_upstream: upstream("on_removed = \"keep\""),
+        + "redirect = \"https\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
     required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
         rewrite = {}\n",
     an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),
@@ -621,8 +645,21 @@ told! {
     no_origins: route("origin = { allow = [] }"),
     an_origin_that_lists_none: route("origin = { missing = \"allow\" }"),
     certificates_without_an_origin: listener(CLIENT_CA),
+    an_authorizer_without_an_origin: route("authorize = { url = \"http://127.0.0.1:7000/auth\" }"),
+    bad_authorizers: route("origin = \"any\"\n[route.authorize]\n\
+        url = \"auth.internal/auth\"\ntimeout = \"0s\"\n\
+        copy_headers = [\"x-user\", \"X-User\", \"connection\", \"x-role\"]\n\
+        subject = \"x user\"\nrecheck = \"always\"\nretries = 3\n\
+        [route.request_headers]\nset = { x-role = \"guest\" }"),
+    an_authorizer_without_a_url: route("origin = \"any\"\nauthorize = { timeout = \"1s\" }"),
+    authorizers_that_are_no_urls: route("origin = \"any\"\n\
+        authorize = { url = \"https://edge:word@auth.internal/\" }")
+        + "[[route]]\nname = \"b\"\npath = \"/b\"\nupstream = \"app\"\norigin = \"any\"\n\
+            authorize = { url = \"unix:/run/auth.sock\" }\n\
+            [[route]]\nname = \"c\"\npath = \"/c\"\nupstream = \"app\"\norigin = \"any\"\n\
+            authorize = { url = \"wss://auth.internal:8443/\" }\n",
     bad_clients: route("clients = { allow = [\"10.0.0.0/33\"], deny = \"10.0.0.0/8\", denny = [] }"),
-    bad_ways_to_refuse: route("reject = \"closed\""),
+    bad_ways_to_refuse: route("reject = \"closed\"\nunauthorized_code = 1005"),
     a_burst_without_its_rate: route("limits = { handshakes = { burst = 20, total = \"1000/s\" } }"),
     handshakes_that_bound_nothing: route("[route.limits.handshakes]"),
     connections_of_a_later_version: route("limits = { connections = { per_subject = 5, total = 0 } }"),
@@ -630,6 +667,9 @@ told! {
         bytes = { rate = \"1MiB/s\", per = \"client\" } }"),
     subjects_that_nothing_names: route("limits = { messages = { rate = \"100/min\", per = \"subject\" }, \
         bytes = { rate = \"1MiB/s\", per = \"subject\" } }"),
+    subjects_that_an_authorizer_does_not_name: route("origin = \"any\"\n\
+        authorize = { url = \"http://127.0.0.1:7000/auth\" }\n\
+        limits = { messages = { rate = \"100/min\", per = \"subject\" } }"),
     dropped_messages_of_a_stream: route("limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),
     dropped_messages_where_compression_passes: route("compression = \"pass\"\n\
         limits = { messages = { rate = \"1/s\", action = \"drop\" } }"),

@@ -11,8 +11,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::diagnostics::{Diagnostic, Severity, Span};
-use super::file::{Drain, File, Handshakes, Limits, Listener, ListenerTls, Route, Upstream};
-use super::names::Name;
+use super::file::{
+    Authorize, Drain, File, Handshakes, Limits, Listener, ListenerTls, Route, Upstream,
+};
+use super::names::{Headers, Name};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
@@ -231,6 +233,7 @@ fn routes(file: &File, found: &mut Faults) {
         utf8(route, found);
         origin(route, found);
         users_known_by_certificate(route, file, found);
+        authorize(route, found);
         dropped_messages(route, found);
         unnamed_subjects(route, found);
         if let Some(limits) = route.limits.get() {
@@ -409,6 +412,42 @@ fn users_known_by_certificate(route: &Route, file: &File, found: &mut Faults) {
     found.push(fault);
 }
 
+/// What an authorizer knows people by is mostly a cookie, which goes the way of a certificate.
+fn authorize(route: &Route, found: &mut Faults) {
+    let Some(Some(table)) = route.authorize.get() else { return };
+    copied_headers(table, route, found);
+    if route.origin.written {
+        return;
+    }
+    let message = "a route with `authorize` that states no `origin`";
+    let fault = Diagnostic::fault(route.origin.span.clone(), message)
+        .label("a page of this host, even by http, could connect as whoever opens it")
+        .related(table.url.span.clone(), "browsers send it their cookies by themselves")
+        .help(
+            "add origin = { allow = [\"https://app.example.com\"] } to this route, with missing = \
+             \"allow\" where other clients than browsers come;\nor origin = \"any\" if every page may",
+        );
+    found.push(fault);
+}
+
+fn copied_headers(table: &Authorize, route: &Route, found: &mut Faults) {
+    let copied = table.copy_headers.get().into_iter().flatten();
+    let names = copied.clone().map(|header| (header.get_ref().0.as_str(), header.span()));
+    refuse_twins(names, found, |name| {
+        (format!("the header `{name}` is copied twice"), "take one out".to_owned())
+    });
+    let set = route.request_headers.get().and_then(|edits| edits.set.get());
+    let Some(Headers(set)) = set else { return };
+    for header in copied.filter(|header| set.iter().any(|(name, _)| *name == header.get_ref().0)) {
+        let name = &header.get_ref().0;
+        let message = format!("the header `{name}` is copied, and set to something else");
+        let fault = Diagnostic::fault(header.span(), message)
+            .label("the upstream would never see the authorizer's")
+            .help("take it out here, or out of the `set` of [route.request_headers]");
+        found.push(fault);
+    }
+}
+
 fn serves(route: &Route, listener: &Listener) -> bool {
     let (Some(named), Some(listen)) = (route.listeners.get(), listener.listen.get()) else {
         return false;
@@ -440,6 +479,10 @@ fn dropped_messages(route: &Route, found: &mut Faults) {
 
 /// Who comes is known by a token or an authorizer alone.
 fn unnamed_subjects(route: &Route, found: &mut Faults) {
+    let authorize = route.authorize.get().and_then(Option::as_ref);
+    if authorize.is_some_and(|table| table.subject.get().is_none_or(Option::is_some)) {
+        return;
+    }
     let Some(limits) = route.limits.get() else { return };
     let messages = limits.messages.get().and_then(Option::as_ref).map(|table| &table.per);
     let bytes = limits.bytes.get().and_then(Option::as_ref).map(|table| &table.per);

@@ -9,13 +9,13 @@ use super::ClientKey;
 pub(super) struct Caps {
     total: Option<usize>,
     per_client: Option<usize>,
-    live: Mutex<Live>,
+    live: Arc<Mutex<Live>>,
 }
 
 #[derive(Debug, Default)]
 struct Live {
     all: usize,
-    /// Kept only where there is a cap per client; a key lives as long as its connections.
+    /// Those that came while there was a cap per client; a key lives as long as its connections.
     by_client: HashMap<ClientKey, usize>,
 }
 
@@ -27,8 +27,19 @@ pub(super) enum Cap {
 }
 
 impl Caps {
-    pub(super) fn new(total: Option<usize>, per_client: Option<usize>) -> Arc<Caps> {
-        Arc::new(Caps { total, per_client, live: Mutex::default() })
+    /// Whoever `before` counts is counted here too.
+    pub(super) fn new(
+        total: Option<usize>,
+        per_client: Option<usize>,
+        before: Option<&Caps>,
+    ) -> Arc<Caps> {
+        let live = before.map(|before| before.live.clone()).unwrap_or_default();
+        Arc::new(Caps { total, per_client, live })
+    }
+
+    /// Connections that live.
+    pub(super) fn live(&self) -> usize {
+        self.lock().all
     }
 
     /// A place for one more connection of `client`.
@@ -41,6 +52,7 @@ impl Caps {
             }
             live.by_client.insert(client, count + 1);
         }
+        let client = self.per_client.map(|_| client);
         if self.total.is_some_and(|cap| live.all >= cap) {
             live.leave(client);
             return Err(Cap::Total);
@@ -55,7 +67,8 @@ impl Caps {
 }
 
 impl Live {
-    fn leave(&mut self, client: ClientKey) {
+    fn leave(&mut self, client: Option<ClientKey>) {
+        let Some(client) = client else { return };
         let Some(count) = self.by_client.get_mut(&client) else { return };
         *count -= 1;
         if *count == 0 {
@@ -76,7 +89,8 @@ impl Live {
 #[derive(Debug)]
 pub(super) struct Permit {
     caps: Arc<Caps>,
-    client: ClientKey,
+    /// Where it is counted by its client.
+    client: Option<ClientKey>,
 }
 
 impl Drop for Permit {
@@ -95,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_client_that_has_gone_is_forgotten_and_its_memory_given_back() {
-        let caps = Caps::new(Some(200_000), Some(1));
+        let caps = Caps::new(Some(200_000), Some(1), None);
         let client = |number: u32| ClientKey(IpAddr::V4(Ipv4Addr::from_bits(number)));
         let permits: Vec<_> = (0..100_000).map(|one| caps.take(client(one)).unwrap()).collect();
         assert_eq!(caps.take(client(7)).err(), Some(Cap::Client));
@@ -107,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_all_leaves_nothing_of_the_client() {
-        let caps = Caps::new(Some(0), Some(5));
+        let caps = Caps::new(Some(0), Some(5), None);
         let client = ClientKey(IpAddr::V4(Ipv4Addr::LOCALHOST));
         assert_eq!(caps.take(client).err(), Some(Cap::Total));
         assert_eq!(caps.lock().by_client.len(), 0);

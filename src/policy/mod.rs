@@ -1,10 +1,11 @@
-//! Who may come in: networks, origins, rates and caps of one route, in that order.
+//! Who may come in: networks, origins, rates, caps and authorizer of one route, in that order.
 //!
 //! Pure: the time, the client, the fields of its request and what others say of it are handed in.
 //! A request goes through the stages [`Policy::enter`], [`Entered::identify`] and
 //! [`Identified::admit`]. What comes out is an [`Admission`], which only this module can make and
 //! without which nothing dials.
 
+pub mod authorize;
 mod concurrency;
 mod origin;
 mod rate;
@@ -16,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
+use self::authorize::{Approval, Refusal};
 use self::concurrency::{Cap, Caps, Permit};
 pub use self::origin::OriginRefused;
 use self::rate::Handshakes;
 pub use self::subject::Subject;
 use self::subject::{Place, Subjects};
-use crate::config::{Admittance, Networks};
+use crate::config::{Admittance, Authorize, Networks};
 use crate::rate::SharedRates;
 
 /// The policy of one route, with what it counts.
@@ -29,10 +31,11 @@ use crate::rate::SharedRates;
 pub struct Policy {
     clients: Networks,
     origin: crate::config::Origin,
-    handshakes: Handshakes,
+    handshakes: Arc<Handshakes>,
     connections: Arc<Caps>,
     /// Where something is counted by subject.
     subjects: Option<Arc<Subjects>>,
+    authorize: Option<Authorize>,
 }
 
 /// What a request is judged by.
@@ -54,7 +57,8 @@ pub struct Entered<'p> {
 
 /// A request of which is known who it is, as far as it says so itself.
 #[derive(Debug)]
-pub struct Identified {
+pub struct Identified<'p> {
+    policy: &'p Policy,
     permit: Permit,
     subject: Option<Subject>,
     place: Option<Place>,
@@ -105,6 +109,10 @@ pub enum Denied {
     NoSubject,
     #[error("too many connections in all")]
     TotalCap,
+    #[error("the authorizer answered {}", .0.status)]
+    Unauthorized(Refusal),
+    #[error("the authorizer gave no verdict: {0}")]
+    NoVerdict(String),
 }
 
 /// Whom rates and caps count as one: an IPv4 address, or the /64 that one IPv6 customer has.
@@ -121,19 +129,33 @@ impl From<IpAddr> for ClientKey {
 }
 
 impl Policy {
-    pub fn new(admittance: &Admittance) -> Policy {
+    /// `before` is the policy of the same route that runs: what it counts is carried over, and a
+    /// limiter whose rates have not changed too.
+    pub fn new(admittance: &Admittance, before: Option<&Policy>) -> Policy {
+        let handshakes =
+            Handshakes::new(admittance.handshakes_per_client, admittance.handshakes_total);
+        let unchanged = before.map(|before| &before.handshakes);
+        let unchanged = unchanged.filter(|before| before.has_rates_of(&handshakes)).cloned();
+        let subjects = before.and_then(|before| before.subjects.as_deref());
         Policy {
             clients: admittance.clients.clone(),
             origin: admittance.origin.clone(),
-            handshakes: Handshakes::new(
-                admittance.handshakes_per_client,
-                admittance.handshakes_total,
+            handshakes: unchanged.unwrap_or_else(|| Arc::new(handshakes)),
+            connections: Caps::new(
+                admittance.connections_total,
+                admittance.connections_per_client,
+                before.map(|before| &*before.connections),
             ),
-            connections: Caps::new(admittance.connections_total, admittance.connections_per_client),
             subjects: admittance
                 .counts_subjects()
-                .then(|| Subjects::new(admittance.connections_per_subject)),
+                .then(|| Subjects::new(admittance.connections_per_subject, subjects)),
+            authorize: admittance.authorize.clone(),
         }
+    }
+
+    /// Who is asked about each request.
+    pub fn authorizer(&self) -> Option<&Authorize> {
+        self.authorize.as_ref()
     }
 
     /// Judges a request by its client: networks, origin, rates, caps. The first rule that it
@@ -152,6 +174,11 @@ impl Policy {
         Ok(Entered { policy: self, permit })
     }
 
+    /// Connections that were admitted and live.
+    pub fn connections(&self) -> usize {
+        self.connections.live()
+    }
+
     fn place(&self, subject: Option<&Subject>, now: Instant) -> Result<Option<Place>, Denied> {
         let Some(subjects) = &self.subjects else { return Ok(None) };
         let subject = subject.ok_or(Denied::NoSubject)?;
@@ -159,20 +186,36 @@ impl Policy {
     }
 }
 
-impl Entered<'_> {
-    /// Judges it by who it is, and gives it a place under the cap of its subject.
-    pub fn identify(self, identity: Identity, now: Instant) -> Result<Identified, Denied> {
+impl<'p> Entered<'p> {
+    /// Judges it by who it is, and gives it a place under the cap of its subject, unless the
+    /// authorizer may name another.
+    pub fn identify(self, identity: Identity, now: Instant) -> Result<Identified<'p>, Denied> {
         let Entered { policy, permit } = self;
         let Identity { subject } = identity;
-        let place = policy.place(subject.as_ref(), now)?;
-        Ok(Identified { permit, subject, place })
+        let named_later = policy.authorize.as_ref().is_some_and(|rules| rules.subject.is_some());
+        let place = if named_later { None } else { policy.place(subject.as_ref(), now)? };
+        Ok(Identified { policy, permit, subject, place })
     }
 }
 
-impl Identified {
-    pub fn admit(self) -> Admission {
-        let Identified { permit, subject, place } = self;
-        Admission { _permit: permit, subject, place }
+impl<'p> Identified<'p> {
+    /// Who is to be asked before it is admitted.
+    pub fn authorizer(&self) -> Option<&'p Authorize> {
+        self.policy.authorizer()
+    }
+
+    /// Lets it in, with the approval of the authorizer where there is one.
+    pub fn admit(self, approval: Option<Approval>, now: Instant) -> Result<Admission, Denied> {
+        let Identified { policy, permit, subject, place } = self;
+        if policy.authorize.is_some() && approval.is_none() {
+            return Err(Denied::NoVerdict("it was not asked".to_owned()));
+        }
+        let subject = approval.and_then(|approval| approval.subject).or(subject);
+        let place = match place {
+            Some(place) => Some(place),
+            None => policy.place(subject.as_ref(), now)?,
+        };
+        Ok(Admission { _permit: permit, subject, place })
     }
 }
 
@@ -193,7 +236,7 @@ mod tests {
     fn networks(allow: &[&str], deny: &[&str]) -> Policy {
         let parse = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
         let clients = Networks { allow: parse(allow), deny: parse(deny) };
-        Policy::new(&Admittance { clients, ..Admittance::default() })
+        Policy::new(&Admittance { clients, ..Admittance::default() }, None)
     }
 
     #[test]
@@ -223,14 +266,56 @@ mod tests {
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
     }
 
+    fn answered(policy: &Policy, user: Option<&str>, now: Instant) -> Result<Admission, Denied> {
+        let identity = Identity { subject: Subject::new("of the token") };
+        let entered = policy.enter(applicant("192.0.2.1"), now)?;
+        let identified = entered.identify(identity, now)?;
+        let mut answer = http::Response::builder().status(200);
+        if let Some(user) = user {
+            answer = answer.header("x-user", user);
+        }
+        let answer = answer.body(()).unwrap().into_parts().0;
+        let rules = identified.authorizer().unwrap();
+        identified.admit(Some(authorize::judge(rules, &answer)?), now)
+    }
+
+    #[test]
+    fn whom_the_authorizer_names_is_the_subject_that_is_counted() {
+        let now = Instant::now();
+        let policy = Policy::new(
+            &Admittance {
+                connections_per_subject: Some(1),
+                authorize: Some(Authorize {
+                    url: http::Uri::from_static("http://127.0.0.1:7000/"),
+                    timeout: Duration::from_secs(5),
+                    copy_headers: Vec::new(),
+                    subject: Some(http::HeaderName::from_static("x-user")),
+                }),
+                ..Admittance::default()
+            },
+            None,
+        );
+        let ada = answered(&policy, Some("ada"), now).unwrap();
+        assert_eq!(ada.subject().map(Subject::as_str), Some("ada"));
+        assert_eq!(answered(&policy, Some("ada"), now).err(), Some(Denied::SubjectCap));
+        let other = answered(&policy, None, now).unwrap();
+        assert_eq!(other.subject().map(Subject::as_str), Some("of the token"));
+        let entered = policy.enter(applicant("192.0.2.1"), now).unwrap();
+        let unasked = entered.identify(Identity::default(), now).unwrap().admit(None, now);
+        assert!(matches!(unasked, Err(Denied::NoVerdict(_))));
+    }
+
     #[test]
     fn a_place_under_a_cap_is_free_again_when_the_admission_ends() {
         let now = Instant::now();
-        let policy = Policy::new(&Admittance {
-            connections_total: Some(2),
-            connections_per_client: Some(1),
-            ..Admittance::default()
-        });
+        let policy = Policy::new(
+            &Admittance {
+                connections_total: Some(2),
+                connections_per_client: Some(1),
+                ..Admittance::default()
+            },
+            None,
+        );
         let first = policy.enter(applicant("192.0.2.1"), now).unwrap();
         assert_eq!(policy.enter(applicant("192.0.2.1"), now).err(), Some(Denied::ClientCap));
         let _second = policy.enter(applicant("192.0.2.2"), now).unwrap();

@@ -36,6 +36,10 @@ impl Handshakes {
         Handshakes { per_client, total, state: Mutex::default() }
     }
 
+    pub(super) fn has_rates_of(&self, other: &Handshakes) -> bool {
+        (self.per_client, self.total) == (other.per_client, other.total)
+    }
+
     /// Counts a handshake of `client`, unless it is one too many. One that is refused for the
     /// client's sake costs the others nothing.
     pub(super) fn take(&self, client: ClientKey, now: Instant) -> Result<(), Denied> {

@@ -43,7 +43,7 @@ impl fmt::Display for Subject {
 #[derive(Debug)]
 pub(super) struct Subjects {
     cap: Option<usize>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,8 +60,10 @@ struct Known {
 }
 
 impl Subjects {
-    pub(super) fn new(cap: Option<usize>) -> Arc<Subjects> {
-        Arc::new(Subjects { cap, state: Mutex::default() })
+    /// Whoever `before` counts is counted here too, and goes on to owe what he owes.
+    pub(super) fn new(cap: Option<usize>, before: Option<&Subjects>) -> Arc<Subjects> {
+        let state = before.map(|before| before.state.clone()).unwrap_or_default();
+        Arc::new(Subjects { cap, state })
     }
 
     /// A place for one more connection of `subject`; `None` where it has all that it may have.
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_subject_has_so_many_places_and_gets_one_back() {
-        let (subjects, now) = (Subjects::new(Some(2)), Instant::now());
+        let (subjects, now) = (Subjects::new(Some(2), None), Instant::now());
         let places = [(); 2].map(|()| subjects.take(&subject(1), now).unwrap());
         assert!(subjects.take(&subject(1), now).is_none());
         assert!(subjects.take(&subject(2), now).is_some());
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn coming_back_does_not_renew_what_is_used_up() {
-        let (subjects, now) = (Subjects::new(None), Instant::now());
+        let (subjects, now) = (Subjects::new(None, None), Instant::now());
         let place = subjects.take(&subject(1), now).unwrap();
         place.rates().messages.charge(now, RATE, 5);
         drop(place);
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_million_subjects_are_bounded_and_forgotten() {
-        let (subjects, now) = (Subjects::new(Some(1)), Instant::now());
+        let (subjects, now) = (Subjects::new(Some(1), None), Instant::now());
         for one in 0..1_000_000 {
             let place = subjects.take(&subject(one), now).unwrap();
             place.rates().bytes.charge(now, RATE, 1);

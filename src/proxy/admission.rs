@@ -2,36 +2,61 @@
 
 use std::time::Instant;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request;
 
-use super::attempt::Attempt;
-use super::headers::ClientAddress;
-use super::host_of;
+use super::Worker;
+use super::authorize::{Question, ask};
+use super::headers::{Facts, question_headers};
 use super::rejection::Rejection;
 use crate::policy::{Admission, Applicant, Identity};
 use crate::snapshot::Route;
 
+/// A request that was admitted, and what came of it on the way.
+pub(super) struct Admitted {
+    pub(super) admission: Admission,
+    /// What the upstream is told of the client.
+    pub(super) claims: Vec<(HeaderName, HeaderValue)>,
+    /// What to ask again while it lives, where that is to be.
+    pub(super) question: Option<Question>,
+}
+
 /// Admits a request to its route, or says why not.
-pub(super) fn admit(
-    parts: &request::Parts,
+pub(super) async fn admit(
+    worker: &Worker,
     route: &Route,
-    attempt: &Attempt,
-) -> Result<Admission, Rejection> {
-    let client = attempt.client();
-    let host = called_host(parts, client)?;
+    parts: &request::Parts,
+    facts: &Facts<'_>,
+) -> Result<Admitted, Rejection> {
     let origins = parts.headers.get_all(header::ORIGIN);
     let origins: Vec<&[u8]> = origins.iter().map(HeaderValue::as_bytes).collect();
-    let applicant = Applicant { client: client.addr, origins: &origins, host: host.as_bytes() };
+    let host = called_host(parts, facts).as_bytes();
+    let applicant = Applicant { client: facts.client.addr, origins: &origins, host };
     let now = Instant::now();
     let denied = |denied| Rejection::denied(denied, rand::random());
     let entered = route.policy.enter(applicant, now).map_err(denied)?;
     let identified = entered.identify(Identity::default(), now).map_err(denied)?;
-    Ok(identified.admit())
+    let Some(rules) = identified.authorizer() else {
+        let admission = identified.admit(None, now).map_err(denied)?;
+        return Ok(Admitted { admission, claims: Vec::new(), question: None });
+    };
+    let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?);
+    let question = route.plan.recheck.map(|_| Question::new(&fields));
+    let mut approval = ask(worker, route, rules, fields).await.map_err(denied)?;
+    let claims = approval.take_fields();
+    let admission = identified.admit(Some(approval), Instant::now()).map_err(denied)?;
+    Ok(Admitted { admission, claims, question })
+}
+
+/// The target as it came, as a field may have it.
+fn target(parts: &request::Parts) -> Result<HeaderValue, Rejection> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    HeaderValue::from_bytes(target.as_bytes())
+        .map_err(|_| Rejection::Malformed("The target has a control character.".to_owned()))
 }
 
 /// The name by which the client called the proxy in front, if that one is trusted and tells it.
-fn called_host(parts: &request::Parts, client: ClientAddress) -> Result<HeaderValue, Rejection> {
-    let told = parts.headers.get("x-forwarded-host").filter(|_| client.trusted_hop);
-    told.cloned().map_or_else(|| host_of(parts), Ok)
+fn called_host<'a>(parts: &'a request::Parts, facts: &Facts<'a>) -> &'a HeaderValue {
+    let told = parts.headers.get("x-forwarded-host").filter(|_| facts.client.trusted_hop);
+    told.unwrap_or(facts.host)
 }

@@ -10,10 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, RANGE, SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
 use ipnet::IpNet;
 
 use crate::config::{Compression, HeaderEdits};
@@ -26,6 +26,9 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 
 /// RFC 9110 §7.6.1, and what older peers send of that kind.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -154,6 +157,14 @@ impl RequestId {
     }
 }
 
+/// What others say of a client and the upstream is told: every field that may say so on this
+/// route, and those that do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Claims<'a> {
+    pub names: &'a [HeaderName],
+    pub fields: &'a [(HeaderName, HeaderValue)],
+}
+
 /// What of a client's offer goes to the upstream of a route with these subprotocols (`None`: any)
 /// and this compression.
 pub fn permitted_offer(
@@ -173,25 +184,58 @@ pub fn permitted_offer(
 
 /// The fields of the upgrade request to an upstream, from those the client sent.
 ///
-/// `host` is sent in place of the client's Host. The handshake's own fields are written last, so
-/// that no edit can spoil them.
+/// `host` is sent in place of the client's Host. What stands in `claims` the client cannot say
+/// itself. The handshake's own fields are written last, so that no edit can spoil them.
 pub fn upstream_headers(
     client: &HeaderMap,
     facts: &Facts<'_>,
     offer: &Offer,
     host: Option<&HeaderValue>,
+    claims: Claims<'_>,
     edits: &HeaderEdits,
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + OWN.len());
     for (name, value) in client {
-        if passes_upstream(name, client, facts.client, edits) {
+        let is_claimed = claims.names.iter().any(|other| is_spelled(name, other));
+        if !is_claimed && passes_upstream(name, client, facts.client, edits) {
             headers.append(name, value.clone());
         }
     }
     headers.insert(HOST, host.unwrap_or(facts.host).clone());
     set_forwarding(&mut headers, client, facts);
+    set_claims(&mut headers, claims);
     set_edits(&mut headers, edits);
     offer.write(&mut headers);
+    headers
+}
+
+/// The fields of the question to an authorizer about this request: the client's, less those of
+/// the upgrade and of its body, and what the edge itself knows. The subprotocols stay: a browser
+/// has no other field of its own to put a token in.
+pub fn question_headers(
+    client: &HeaderMap,
+    facts: &Facts<'_>,
+    method: &Method,
+    target: HeaderValue,
+) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(client.len() + OWN.len());
+    let about_request = [X_ORIGINAL_METHOD, X_ORIGINAL_URI, CONTENT_LENGTH, EXPECT, RANGE];
+    for (name, value) in client {
+        let is_ours = about_request.iter().chain(&OWN).any(|own| is_spelled(name, own));
+        let is_of_upgrade = is_of_handshake(name) && *name != SEC_WEBSOCKET_PROTOCOL;
+        if !(is_ours
+            || is_of_upgrade
+            || is_of_one_hop(name, client)
+            || is_forwarding_of_stranger(name, facts.client)
+            || starts_with(name, "if-"))
+        {
+            headers.append(name, value.clone());
+        }
+    }
+    set_forwarding(&mut headers, client, facts);
+    let method = HeaderValue::from_str(method.as_str()).expect("a method is a token");
+    headers.insert(X_ORIGINAL_METHOD, method);
+    headers.insert(X_ORIGINAL_URI, target);
     headers
 }
 
@@ -203,7 +247,7 @@ fn passes_upstream(
     client: ClientAddress,
     edits: &HeaderEdits,
 ) -> bool {
-    let is = |other: &HeaderName| same_spelling(name.as_str(), other.as_str());
+    let is = |other: &HeaderName| is_spelled(name, other);
     let set = || edits.set.iter().any(|(other, _)| is(other));
     !(is_of_one_hop(name, all)
         || is(&CONTENT_LENGTH)
@@ -216,7 +260,7 @@ fn passes_upstream(
 
 fn is_of_one_hop(name: &HeaderName, all: &HeaderMap) -> bool {
     let named = |element: &[u8]| element.eq_ignore_ascii_case(name.as_str().as_bytes());
-    HOP_BY_HOP.iter().any(|other| same_spelling(name.as_str(), other.as_str()))
+    HOP_BY_HOP.iter().any(|other| is_spelled(name, other))
         || ws::elements(all, &CONNECTION).any(named)
 }
 
@@ -233,6 +277,10 @@ fn is_forwarding_of_stranger(name: &HeaderName, client: ClientAddress) -> bool {
 
 fn starts_with(name: &HeaderName, prefix: &str) -> bool {
     name.as_str().get(..prefix.len()).is_some_and(|start| same_spelling(start, prefix))
+}
+
+fn is_spelled(name: &HeaderName, other: &HeaderName) -> bool {
+    same_spelling(name.as_str(), other.as_str())
 }
 
 fn same_spelling(one: &str, other: &str) -> bool {
@@ -334,6 +382,15 @@ fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     set_edits(headers, edits);
 }
 
+fn set_claims(headers: &mut HeaderMap, claims: Claims<'_>) {
+    for (name, _) in claims.fields {
+        headers.remove(name);
+    }
+    for (name, value) in claims.fields {
+        headers.append(name, value.clone());
+    }
+}
+
 fn set_edits(headers: &mut HeaderMap, edits: &HeaderEdits) {
     for (name, value) in &edits.set {
         headers.insert(name, value.clone());
@@ -342,7 +399,7 @@ fn set_edits(headers: &mut HeaderMap, edits: &HeaderEdits) {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL};
+    use http::header::SEC_WEBSOCKET_ACCEPT;
     use http::request;
     use proptest::prelude::*;
 
@@ -465,7 +522,8 @@ mod tests {
         };
         let offer =
             permitted_offer(&UpgradeRequest::parse(&parts).unwrap(), None, Compression::Pass);
-        upstream_headers(&parts.headers, &facts, &offer, None, edits)
+        let claims = Claims::default();
+        upstream_headers(&parts.headers, &facts, &offer, None, claims, edits)
     }
 
     fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
@@ -633,6 +691,33 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_is_said_by_nobody_else() {
+        let fields =
+            [("x-user", "eve"), ("x_user", "eve"), ("X-Role", "admin"), ("x-other", "kept")];
+        let parts = upgrade(&fields);
+        let client = client_address(addr(PROXY), &parts.headers, &trusted());
+        let facts = Facts {
+            peer: addr(PROXY),
+            client,
+            request_id: &RequestId::new(1),
+            scheme: Scheme::Http,
+            port: 80,
+            host: &parts.headers[HOST],
+        };
+        let offer = UpgradeRequest::parse(&parts).unwrap().offer(Key::random());
+        let names = ["x-user", "x-role", "x-real-ip"].map(HeaderName::from_static);
+        let told = map(&[("x-user", "a"), ("x-user", "b"), ("x-real-ip", "192.0.2.1")]);
+        let told: Vec<_> = told.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let claims = Claims { names: &names, fields: &told };
+        let edits = HeaderEdits::default();
+        let sent = upstream_headers(&parts.headers, &facts, &offer, None, claims, &edits);
+        assert_eq!(values(&sent, "x-user"), ["a", "b"]);
+        assert_eq!(values(&sent, "x-real-ip"), ["192.0.2.1"]);
+        assert_eq!(values(&sent, "x-other"), ["kept"]);
+        assert!(!sent.contains_key("x_user") && !sent.contains_key("x-role"));
+    }
+
+    #[test]
     fn no_edit_spoils_the_handshake() {
         let edits = edits(&[("connection", "close"), ("sec-websocket-version", "8")], &["upgrade"]);
         let sent = sent_upstream(STRANGER, &[], &edits);
@@ -656,7 +741,14 @@ mod tests {
         let offer = UpgradeRequest::parse(&parts).unwrap().offer(Key::random());
         let host = HeaderValue::from_static("inside");
         let edits = HeaderEdits::default();
-        let sent = upstream_headers(&parts.headers, &facts, &offer, Some(&host), &edits);
+        let sent = upstream_headers(
+            &parts.headers,
+            &facts,
+            &offer,
+            Some(&host),
+            Claims::default(),
+            &edits,
+        );
         assert_eq!(values(&sent, "host"), ["inside"]);
         assert_eq!(values(&sent, "x-forwarded-host"), ["chat.example.com"]);
         assert_eq!(values(&sent, "x-forwarded-proto"), ["http"]);

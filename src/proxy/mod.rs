@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempt;
+mod authorize;
 pub mod body;
 pub mod headers;
 pub mod rejection;
@@ -26,6 +27,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use self::attempt::Attempt;
+use self::authorize::Asking;
 use self::body::Body;
 use self::headers::{RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
@@ -37,23 +39,35 @@ use crate::tunnel::Shared;
 
 /// What the connections of one worker have in common. It never leaves its thread.
 pub struct Worker {
-    pub snapshot: Arc<Snapshot>,
+    snapshot: RefCell<Arc<Snapshot>>,
     pub registry: Rc<Registry>,
     pub shared: Rc<Shared>,
     /// Turns true once, when the drain has reached this worker.
     pub draining: watch::Sender<bool>,
     tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
+    asking: Asking,
 }
 
 impl Worker {
     pub fn new(snapshot: Arc<Snapshot>, registry: Rc<Registry>, shared: Rc<Shared>) -> Rc<Worker> {
         Rc::new(Worker {
-            snapshot,
+            snapshot: snapshot.into(),
             registry,
             shared,
             draining: watch::Sender::new(false),
             tallies: RefCell::default(),
+            asking: Asking::default(),
         })
+    }
+
+    /// What this worker goes by at the moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Goes by `next` from now on, and gives what was before.
+    pub fn adopt(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshot.replace(next)
     }
 
     pub fn is_draining(&self) -> bool {
@@ -94,11 +108,11 @@ pub async fn call(
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let client =
-        client_address(downstream.peer.ip(), request.headers(), &worker.snapshot.trusted_proxies);
+    let snapshot = worker.snapshot();
+    let client = client_address(downstream.peer.ip(), request.headers(), &snapshot.trusted_proxies);
     let id = RequestId::of(request.headers(), client, rand::random());
     let mut attempt = Attempt::new(client, id, request.uri().path());
-    let result = answer(&worker, downstream, request, &mut attempt).await;
+    let result = answer(&worker, &snapshot, downstream, request, &mut attempt).await;
     match result {
         Ok(response) => response,
         Err(rejection) => attempt.refused(&rejection),
@@ -107,6 +121,7 @@ pub async fn call(
 
 async fn answer(
     worker: &Rc<Worker>,
+    snapshot: &Snapshot,
     downstream: Rc<Downstream>,
     request: Request<Incoming>,
     attempt: &mut Attempt,
@@ -120,23 +135,23 @@ async fn answer(
     }
     let target =
         Target::read(request.uri(), request.headers().get_all(header::HOST)).map_err(malformed)?;
-    match worker.snapshot.routes.find(downstream.listener, &target) {
+    match snapshot.routes.find(downstream.listener, &target) {
         Some(route) => {
             let route = route.clone();
             attempt.found(&route.name);
             websocket::open(worker, downstream, route, request, attempt).await
         }
-        None => page(worker, &request, attempt).ok_or(Rejection::NoRoute),
+        None => page(snapshot, &request, attempt).ok_or(Rejection::NoRoute),
     }
 }
 
 /// The page at `/`, where there is one.
 fn page(
-    worker: &Worker,
+    snapshot: &Snapshot,
     request: &Request<Incoming>,
     attempt: &mut Attempt,
 ) -> Option<Response<Body>> {
-    let page = worker.snapshot.page?;
+    let page = snapshot.page?;
     let asked =
         request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
     if !asked {

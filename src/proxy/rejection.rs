@@ -10,13 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use tracing::Level;
 
 use crate::ending::Blame;
+use crate::policy::authorize::Refusal;
 use crate::policy::{Denied, OriginRefused};
+use crate::ws::CloseCode;
 use crate::ws::handshake::{AnswerFault, NotUpgrade};
 
 /// A handshake refused by the edge.
@@ -53,6 +56,10 @@ pub enum Rejection {
     /// The route counts by subject.
     #[error("nothing names the subject that this route counts by")]
     NoSubject,
+    #[error("the authorizer answered {}", .0.status)]
+    Unauthorized(Refusal),
+    #[error("the authorizer gave no verdict: {0}")]
+    NoVerdict(String, RetryAfter),
     #[error("the edge is draining")]
     Draining(RetryAfter),
     #[error("no endpoint is usable")]
@@ -86,8 +93,10 @@ impl Rejection {
             }
             Rejection::Draining(_)
             | Rejection::NoEndpoint(_)
+            | Rejection::NoVerdict(..)
             | Rejection::TotalRate(_)
             | Rejection::TotalCap(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::Unauthorized(refusal) => refusal.status,
             Rejection::DialFailed(_) | Rejection::UpstreamInvalid(_) => StatusCode::BAD_GATEWAY,
             Rejection::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -107,6 +116,8 @@ impl Rejection {
             Rejection::ClientCap(_) | Rejection::SubjectCap(_) => Outcome::Cap(Of::Client),
             Rejection::TotalCap(_) => Outcome::Cap(Of::All),
             Rejection::NoSubject => Outcome::TokenScope,
+            Rejection::Unauthorized(_) => Outcome::Unauthorized,
+            Rejection::NoVerdict(..) => Outcome::NoVerdict,
             Rejection::Draining(_) => Outcome::Draining,
             Rejection::NoEndpoint(_) => Outcome::NoEndpoint,
             Rejection::DialFailed(_) => Outcome::DialFailed,
@@ -122,7 +133,9 @@ impl Rejection {
         *response.status_mut() = self.status();
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
-        response.headers_mut().extend(self.fields());
+        for (name, value) in self.fields() {
+            response.headers_mut().append(name, value);
+        }
         response
     }
 
@@ -136,7 +149,12 @@ impl Rejection {
                 (SEC_WEBSOCKET_VERSION, text("13")),
             ],
             Rejection::HeadTimeout => vec![(CONNECTION, text("close"))],
+            Rejection::Unauthorized(refusal) => {
+                let challenges = refusal.challenges.iter();
+                challenges.map(|challenge| (WWW_AUTHENTICATE, challenge.clone())).collect()
+            }
             Rejection::Draining(RetryAfter(seconds))
+            | Rejection::NoVerdict(_, RetryAfter(seconds))
             | Rejection::NoEndpoint(RetryAfter(seconds))
             | Rejection::ClientRate(RetryAfter(seconds))
             | Rejection::TotalRate(RetryAfter(seconds))
@@ -181,6 +199,8 @@ impl Rejection {
                 "The server is busy; connect again later."
             }
             Rejection::NoSubject => "Nothing says who you are.",
+            Rejection::Unauthorized(_) => "You may not connect here.",
+            Rejection::NoVerdict(..) => "Nobody can say who you are at the moment; connect again.",
             Rejection::Draining(_) => "The server is going away; connect again.",
             Rejection::NoEndpoint(_) => "No server is free at the moment; connect again.",
             Rejection::DialFailed(_) => "The server behind this address could not be reached.",
@@ -213,17 +233,20 @@ impl Rejection {
             Denied::NoSubject => Rejection::NoSubject,
             Denied::SubjectCap => Rejection::SubjectCap(RetryAfter::by_chance(random)),
             Denied::TotalCap => Rejection::TotalCap(RetryAfter::by_chance(random)),
+            Denied::Unauthorized(refusal) => Rejection::Unauthorized(refusal),
+            Denied::NoVerdict(fault) => Rejection::NoVerdict(fault, RetryAfter::by_chance(random)),
         }
     }
 
-    /// The code by which a browser, which cannot see a status, can be told: 4000 and the status.
-    /// None for what is no WebSocket handshake, and for a client's handshake rate, which must
-    /// stay cheap to refuse.
-    pub fn close_code(&self) -> Option<u16> {
+    /// The code by which a browser, which cannot see a status, can be told: 4000 and the status,
+    /// and for a 401 the route's own. None for what is no WebSocket handshake, and for a client's
+    /// handshake rate, which must stay cheap to refuse.
+    pub fn close_code(&self, unauthorized: CloseCode) -> Option<CloseCode> {
         match self.status().as_u16() {
             400 | 404 | 408 | 414 | 426 => None,
             _ if matches!(self, Rejection::ClientRate(_)) => None,
-            status => Some(4000 + status),
+            401 => Some(unauthorized),
+            status => Some(CloseCode::from(4000 + status)),
         }
     }
 }
@@ -272,6 +295,10 @@ pub enum Outcome {
     TokenScope,
     Rate(Of),
     Cap(Of),
+    /// The authorizer refused.
+    Unauthorized,
+    /// The authorizer did not answer, or in no way that could be understood.
+    NoVerdict,
     Draining,
     NoEndpoint,
     DialFailed,
@@ -296,6 +323,7 @@ impl Outcome {
             Outcome::TokenScope => "token_scope",
             Outcome::Rate(_) => "rate",
             Outcome::Cap(_) => "cap",
+            Outcome::Unauthorized | Outcome::NoVerdict => "authorize",
             Outcome::Draining => "draining",
             Outcome::NoEndpoint => "no_endpoint",
             Outcome::DialFailed => "dial_failed",
@@ -320,23 +348,27 @@ impl Outcome {
             | Outcome::TokenScope
             | Outcome::Rate(Of::Client)
             | Outcome::Cap(Of::Client)
+            | Outcome::Unauthorized
             | Outcome::ClientGone => Some(Blame::Client),
             Outcome::NoEndpoint
             | Outcome::DialFailed
             | Outcome::UpstreamInvalid
             | Outcome::UpstreamTimeout
             | Outcome::UpstreamRefused => Some(Blame::Upstream),
-            Outcome::Draining | Outcome::Rate(Of::All) | Outcome::Cap(Of::All) => Some(Blame::Edge),
+            Outcome::NoVerdict
+            | Outcome::Draining
+            | Outcome::Rate(Of::All)
+            | Outcome::Cap(Of::All) => Some(Blame::Edge),
         }
     }
 
     /// The level of its log line. A drain is the edge's doing, but an order and no failure; a
-    /// bound on all clients that is met is a warning.
+    /// bound on all clients that is met, or an authorizer that fails, is a warning.
     pub fn level(self) -> Level {
         match (self, self.by()) {
             (_, None) => Level::DEBUG,
             (Outcome::Draining, _) => Level::INFO,
-            (Outcome::Rate(Of::All) | Outcome::Cap(Of::All), _) => Level::WARN,
+            (Outcome::Rate(Of::All) | Outcome::Cap(Of::All) | Outcome::NoVerdict, _) => Level::WARN,
             (_, Some(Blame::Client)) => Level::INFO,
             (_, Some(Blame::Upstream)) => Level::WARN,
             (_, Some(Blame::Edge)) => Level::ERROR,
@@ -371,6 +403,9 @@ mod tests {
             (Rejection::Malformed("The key is bad.".into()), 400, "malformed", Blame::Client),
             (Rejection::TargetTooLong, 414, "too_large", Blame::Client),
             (Rejection::HeadTimeout, 408, "timeout", Blame::Client),
+            (Rejection::Unauthorized(refusal(401)), 401, "authorize", Blame::Client),
+            (Rejection::Unauthorized(refusal(403)), 403, "authorize", Blame::Client),
+            (Rejection::NoVerdict(INSIDE.into(), soon), 503, "authorize", Blame::Edge),
             (Rejection::Draining(soon), 503, "draining", Blame::Edge),
             (Rejection::NoEndpoint(soon), 503, "no_endpoint", Blame::Upstream),
             (Rejection::DialFailed(INSIDE.into()), 502, "dial_failed", Blame::Upstream),
@@ -387,6 +422,7 @@ mod tests {
             assert_eq!(rejection.outcome().as_str(), outcome, "{rejection:?}");
             assert_eq!(rejection.outcome().by(), Some(by), "{rejection:?}");
             let level = match by {
+                _ if matches!(rejection, Rejection::NoVerdict(..)) => Level::WARN,
                 Blame::Upstream => Level::WARN,
                 Blame::Client | Blame::Edge => Level::INFO,
             };
@@ -420,6 +456,30 @@ mod tests {
             assert_eq!(response.headers()[CONNECTION], "upgrade");
             assert_eq!(response.headers()[SEC_WEBSOCKET_VERSION], "13");
         }
+    }
+
+    fn refusal(status: u16) -> Refusal {
+        let challenges = ["Basic", "Bearer"].map(HeaderValue::from_static).to_vec();
+        Refusal { status: StatusCode::from_u16(status).unwrap(), challenges }
+    }
+
+    #[test]
+    fn the_challenges_of_an_authorizer_are_passed_on() {
+        let response = Rejection::Unauthorized(refusal(401)).response("1");
+        let challenges: Vec<_> = response.headers().get_all(WWW_AUTHENTICATE).iter().collect();
+        assert_eq!(challenges, ["Basic", "Bearer"]);
+    }
+
+    #[test]
+    fn of_refusals_told_by_a_close_only_a_401_has_a_code_of_the_routes_own() {
+        let own = CloseCode::from(4100);
+        let code = |rejection: Rejection| rejection.close_code(own).map(u16::from);
+        assert_eq!(code(Rejection::Unauthorized(refusal(401))), Some(4100));
+        assert_eq!(code(Rejection::Unauthorized(refusal(403))), Some(4403));
+        let soon = RetryAfter::by_chance(0);
+        assert_eq!(code(Rejection::NoVerdict(String::new(), soon)), Some(4503));
+        assert_eq!(code(Rejection::ClientRate(soon)), None);
+        assert_eq!(code(Rejection::NotUpgrade), None);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! A WebSocket's handshake on both sides, and the tunnel that comes of it.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -18,17 +17,22 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use super::admission::{Admitted, admit};
 use super::attempt::{Attempt, clean};
+use super::authorize::{Question, Recheck, Rechecking};
 use super::body::Body;
-use super::headers::{Facts, client_headers, passed_headers, permitted_offer, upstream_headers};
+use super::headers::{
+    Claims, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
+};
 use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
 use super::turn_away::turn_away;
-use super::{Downstream, SlowConsumer, Worker, admission, host_of, retry_after};
-use crate::control::Seat;
+use super::{Downstream, SlowConsumer, Worker, host_of, retry_after};
+use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::Stream;
+use crate::plan::Plan;
 use crate::policy::Admission;
 use crate::route::rewritten;
 use crate::snapshot::Route;
@@ -84,9 +88,10 @@ fn told_by_close(
     parts: &http::request::Parts,
     rejection: &Rejection,
 ) -> Option<(Response<Body>, CloseCode)> {
-    let code = rejection.close_code().filter(|_| route.rejects_by_close)?;
+    let code = rejection.close_code(route.plan.unauthorized_code);
+    let code = code.filter(|_| route.rejects_by_close)?;
     let upgrade = UpgradeRequest::parse(parts).ok()?;
-    Some((switching(upgrade.accept_to_close()), code.into()))
+    Some((switching(upgrade.accept_to_close()), code))
 }
 
 fn switching(headers: HeaderMap) -> Response<Body> {
@@ -116,12 +121,20 @@ async fn shake(
     if worker.is_draining() {
         return Err(Rejection::Draining(retry_after()));
     }
-    let admission = admission::admit(parts, route, attempt)?;
+    let host = host_of(parts)?;
+    let facts = Facts {
+        peer: downstream.peer.ip(),
+        client: attempt.client(),
+        request_id: attempt.id(),
+        scheme: downstream.scheme,
+        port: downstream.local.port(),
+        host: &host,
+    };
+    let Admitted { admission, claims, question } = admit(worker, route, parts, &facts).await?;
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
-    let outgoing = outgoing(parts, downstream, route, &offer, attempt)?;
-    let (scheme, client) = (downstream.scheme, attempt.client());
-    let sticky = Sticky::of(parts, scheme, client, &|_| None, &route.cluster);
+    let outgoing = outgoing(parts, &facts, route, &offer, &claims)?;
+    let sticky = Sticky::of(parts, facts.scheme, facts.client, &|_| None, &route.cluster);
     let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
@@ -132,10 +145,17 @@ async fn shake(
             return Ok((response, None));
         }
     };
-    // Between here and the 101 nothing is awaited: a drain that begins now finds the seat.
-    if worker.is_draining() {
-        return Err(Rejection::Draining(retry_after()));
-    }
+    // Between here and the 101 nothing is awaited: a drain or a reload that comes now finds the
+    // seat taken.
+    let plan = commit(worker, route, &opened.lease)?;
+    let about = Rc::new(About {
+        client: attempt.client().addr,
+        route: route.name.clone(),
+        upstream: route.cluster.name().clone(),
+        endpoint: opened.lease.endpoint().identity().clone(),
+        began: Instant::now(),
+    });
+    seat.stand(about.clone());
     attempt.done();
     let mut response = switching(client_headers(
         &opened.head.headers,
@@ -151,28 +171,36 @@ async fn shake(
         check_utf8: route.check_utf8,
         rates: None,
     };
-    let (lease, client) = (opened.lease, attempt.client().addr);
-    let (route, downstream) = (route.clone(), downstream.clone());
-    Ok((response, Some(Prepared { upstream, lease, admission, seat, route, downstream, client })))
+    let (lease, downstream, route) = (opened.lease, downstream.clone(), route.clone());
+    let prepared =
+        Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream };
+    Ok((response, Some(prepared)))
+}
+
+/// What has changed since the request came: the plan of its route as it is now, or a refusal
+/// where a drain has begun, or the route or the endpoint is no longer there.
+fn commit(worker: &Worker, route: &Route, lease: &Lease) -> Result<Arc<Plan>, Rejection> {
+    if worker.is_draining() {
+        return Err(Rejection::Draining(retry_after()));
+    }
+    let now = worker.snapshot();
+    let gone = || Rejection::NoEndpoint(retry_after());
+    let plan = now.route(&route.name).ok_or_else(gone)?.plan.clone();
+    let before = &route.cluster;
+    let after = now.cluster(before.name()).ok_or_else(gone)?;
+    let identity = lease.endpoint().identity();
+    let removed = !Arc::ptr_eq(before, after) && before.has(identity) && !after.has(identity);
+    if removed { Err(gone()) } else { Ok(plan) }
 }
 
 /// The request to the upstream, written anew.
 fn outgoing(
     parts: &http::request::Parts,
-    downstream: &Downstream,
+    facts: &Facts<'_>,
     route: &Route,
     offer: &Offer,
-    attempt: &Attempt,
+    claims: &[(HeaderName, HeaderValue)],
 ) -> Result<Request<Empty<Bytes>>, Rejection> {
-    let host = host_of(parts)?;
-    let facts = Facts {
-        peer: downstream.peer.ip(),
-        client: attempt.client(),
-        request_id: attempt.id(),
-        scheme: downstream.scheme,
-        port: downstream.local.port(),
-        host: &host,
-    };
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     let rewrite = &route.rewrite;
     let target = rewritten(target, rewrite.strip_prefix.as_deref(), rewrite.add_prefix.as_deref());
@@ -181,9 +209,10 @@ fn outgoing(
         .map_err(|_| Rejection::Malformed("the target cannot be rewritten.".to_owned()))?;
     *request.headers_mut() = upstream_headers(
         &parts.headers,
-        &facts,
+        facts,
         offer,
         route.cluster.host(),
+        Claims { names: &route.claimed, fields: claims },
         &route.request_headers,
     );
     Ok(request)
@@ -218,10 +247,12 @@ struct Prepared {
     upstream: Entrance,
     lease: Lease,
     admission: Admission,
+    question: Option<Question>,
     seat: Seat,
+    about: Rc<About>,
+    plan: Arc<Plan>,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
-    client: IpAddr,
 }
 
 impl Prepared {
@@ -232,13 +263,15 @@ impl Prepared {
             Ok(upgraded) => {
                 tokio::task::spawn_local(self.live(&worker, upgraded));
             }
-            Err(_) => info!(id = %self.seat.id(), client = %self.client, route = &*self.route.name,
-                by = "client", outcome = "client_gone", "handshake refused"),
+            Err(_) => info!(id = %self.seat.id(), client = %self.about.client,
+                route = &*self.about.route, by = "client", outcome = "client_gone",
+                "handshake refused"),
         }
     }
 
-    fn live(self, worker: &Worker, upgraded: Upgraded) -> Life {
-        let Prepared { upstream, lease, admission, seat, route, downstream, client } = self;
+    fn live(self, worker: &Rc<Worker>, upgraded: Upgraded) -> Life {
+        let Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream } =
+            self;
         let parts =
             upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
         let client_end = Entrance {
@@ -248,28 +281,23 @@ impl Prepared {
             check_utf8: upstream.check_utf8,
             rates: admission.rates(),
         };
-        let tally = worker.tally(&route.name);
+        let tally = worker.tally(&about.route);
         let tunnel = Tunnel::new(
             client_end,
             upstream,
-            route.plan.clone(),
+            plan,
             seat.mailbox(),
             worker.shared.clone(),
             tally.clone(),
             rand::random(),
         );
         tally.opened().add(1);
-        let life = Life {
-            tunnel,
-            tally,
-            seat,
-            lease,
-            admission,
-            _downstream: downstream,
-            route,
-            client,
-            began: Instant::now(),
-        };
+        let recheck = question.map(|question| {
+            let (worker, mailbox) = (worker.clone(), seat.mailbox());
+            Recheck { worker, route, question, mailbox }.begin()
+        });
+        let life =
+            Life { tunnel, tally, seat, lease, admission, recheck, _downstream: downstream, about };
         life.log_opened();
         life
     }
@@ -289,18 +317,22 @@ struct Life {
     lease: Lease,
     /// Who it is, and its places under the caps.
     admission: Admission,
+    /// The authorizer is asked again.
+    recheck: Option<Rechecking>,
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
-    route: Arc<Route>,
-    client: IpAddr,
-    began: Instant,
+    about: Rc<About>,
 }
 
 impl Future for Life {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let report = ready!(Pin::new(&mut self.tunnel).poll(cx));
+        let polled = Pin::new(&mut self.tunnel).poll(cx);
+        if let Some(recheck) = &self.recheck {
+            recheck.follow(self.tunnel.plan());
+        }
+        let report = ready!(polled);
         self.tally.ended(report.ending.reason).add(1);
         self.log_ended(&report);
         Poll::Ready(())
@@ -309,8 +341,8 @@ impl Future for Life {
 
 impl Life {
     fn log_opened(&self) {
-        let (id, client) = (self.seat.id(), self.client);
-        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
+        let (id, client) = (self.seat.id(), self.about.client);
+        let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
         debug!(%id, %client, subject = self.subject(), route, endpoint, "tunnel opened");
     }
 
@@ -319,9 +351,9 @@ impl Life {
     }
 
     fn log_ended(&self, report: &Report) {
-        let (id, client) = (self.seat.id(), self.client);
-        let (route, endpoint) = (&*self.route.name, &**self.lease.endpoint().label());
-        let duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (id, client) = (self.seat.id(), self.about.client);
+        let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
+        let duration_ms = u64::try_from(self.about.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let subject = self.subject();
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;

@@ -42,6 +42,8 @@ pub enum BindError {
     Tls { address: SocketAddr, fault: Box<TlsFault> },
     #[error(transparent)]
     Upstream(#[from] Box<UpstreamFault>),
+    #[error("route {route}: its authorizer cannot be asked by https: {fault}")]
+    Authorizer { route: Arc<str>, fault: Box<TlsFault> },
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -53,21 +55,6 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
         _ => "",
     }
-}
-
-/// Binds a listener and reads its certificates.
-pub fn bind(config: &config::Listener) -> Result<(TcpListener, Arc<Listener>), BindError> {
-    let address = config.listen;
-    let acceptor = config.tls.as_ref().map(Acceptor::new).transpose();
-    let acceptor = acceptor.map_err(|fault| BindError::Tls { address, fault: Box::new(fault) })?;
-    let listen = || {
-        let socket = socket::listen(address, config.reuse_port)?;
-        let local = socket.local_addr()?;
-        Ok((socket, local))
-    };
-    let (socket, local) = listen().map_err(|error| BindError::Listen { address, error })?;
-    let slots = Slots::new(config.limits);
-    Ok((socket, Arc::new(Listener { config: config.clone(), acceptor, slots, local })))
 }
 
 /// A connection on its way to its worker.
@@ -100,28 +87,38 @@ impl Dispatch {
     }
 }
 
-/// Accepts until the drain; then accepts what the queue still holds, and closes the socket.
+/// A socket to accept from, and the listener it is for, as it is at the moment; once that is no
+/// longer published the socket is closed.
+pub struct Opening {
+    pub socket: TcpListener,
+    pub listener: watch::Receiver<Arc<Listener>>,
+    pub present: Occupant,
+}
+
+/// Accepts until the drain, or until its listener is removed; then accepts what the queue still
+/// holds, and closes the socket.
 pub async fn accept(
-    socket: TcpListener,
-    listener: Arc<Listener>,
+    opening: Opening,
     dispatch: Rc<Dispatch>,
-    _present: Occupant,
     mut draining: watch::Receiver<bool>,
     serve: impl Fn(Accepted),
 ) {
+    let Opening { socket, listener, present: _present } = opening;
     let socket = match watched(socket) {
         Ok(socket) => socket,
-        Err(error) => return warn!(address = %listener.local, %error, "cannot listen"),
+        Err(error) => return warn!(address = %listener.borrow().local, %error, "cannot listen"),
     };
-    let mut loop_ = Accepting { listener, dispatch, spare: Spare::take() };
+    let mut removed = listener.clone();
+    let mut accepting = Accepting { listener, dispatch, spare: Spare::take() };
     loop {
         tokio::select! {
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
-            () = loop_.one_turn(&socket, &serve) => yield_now().await,
+            Err(_) = removed.changed() => break,
+            () = accepting.one_turn(&socket, &serve) => yield_now().await,
         }
     }
-    while loop_.accept_one(socket.get_ref(), &serve).is_ok() {}
+    while accepting.accept_one(socket.get_ref(), &serve).is_ok() {}
 }
 
 /// A socket whose connections are accepted raw: one that goes to another worker is never known
@@ -132,7 +129,7 @@ fn watched(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
 }
 
 struct Accepting {
-    listener: Arc<Listener>,
+    listener: watch::Receiver<Arc<Listener>>,
     dispatch: Rc<Dispatch>,
     spare: Spare,
 }
@@ -141,11 +138,12 @@ impl Accepting {
     /// Waits for connections and for room, and accepts a batch.
     async fn one_turn(&mut self, socket: &AsyncFd<TcpListener>, serve: &impl Fn(Accepted)) {
         let Ok(mut ready) = socket.readable().await else { return };
-        if !self.listener.slots.has_room() {
+        let slots = self.now().slots.clone();
+        if !slots.has_room() {
             if !socket::has_waiting(socket.get_ref()) {
                 return ready.clear_ready();
             }
-            self.listener.slots.room().await;
+            slots.room().await;
         }
         for _ in 0..BATCH {
             match self.accept_one(socket.get_ref(), serve) {
@@ -155,21 +153,26 @@ impl Accepting {
                     return;
                 }
                 Err(error) => {
-                    self.listener.slots.count_error();
+                    slots.count_error();
                     if is_exhaustion(&error) {
                         return self.rest(socket.get_ref(), &error).await;
                     }
                 }
             }
-            if !self.listener.slots.has_room() {
+            if !slots.has_room() {
                 return;
             }
         }
     }
 
+    /// The listener as connections that are accepted now shall know it.
+    fn now(&self) -> Arc<Listener> {
+        self.listener.borrow().clone()
+    }
+
     fn accept_one(&self, socket: &TcpListener, serve: &impl Fn(Accepted)) -> io::Result<()> {
         let (socket, peer) = socket::accept(socket)?;
-        let listener = self.listener.clone();
+        let listener = self.now();
         let slot = listener.slots.take();
         let occupant = self.dispatch.occupancy.seat(self.dispatch.own);
         let accepted = Accepted { socket, peer, listener, slot, occupant };
@@ -183,7 +186,7 @@ impl Accepting {
         self.spare.release();
         drop(socket::accept(socket));
         self.spare = Spare::take();
-        warn!(address = %self.listener.local, %error, pause_ms = PAUSE.as_millis() as u64,
+        warn!(address = %self.now().local, %error, pause_ms = PAUSE.as_millis() as u64,
             "accepting rests: raise the limit of open files (ulimit -n) or close connections");
         tokio::time::sleep(PAUSE).await;
     }

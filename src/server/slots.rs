@@ -15,14 +15,14 @@ use crate::config::ListenerLimits;
 
 #[derive(Debug)]
 pub struct Slots {
-    limits: ListenerLimits,
     state: Mutex<State>,
     freed: Notify,
     errors: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    limits: ListenerLimits,
     next: u64,
     open: usize,
     /// By age, since keys only grow.
@@ -35,8 +35,14 @@ struct State {
 impl Slots {
     pub fn new(limits: ListenerLimits) -> Arc<Slots> {
         Arc::new(Slots {
-            limits,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                limits,
+                next: 0,
+                open: 0,
+                pending: BTreeMap::new(),
+                idle: BTreeMap::new(),
+                leaving: BTreeSet::new(),
+            }),
             freed: Notify::new(),
             errors: AtomicU64::new(0),
         })
@@ -60,7 +66,14 @@ impl Slots {
     }
 
     pub fn has_room(&self) -> bool {
-        self.lock().open < self.limits.connections
+        let state = self.lock();
+        state.open < state.limits.connections
+    }
+
+    /// Bounds what comes from now on by other limits; what is there stays.
+    pub fn limit(&self, limits: ListenerLimits) {
+        self.lock().limits = limits;
+        self.freed.notify_one();
     }
 
     /// Tells the longest idle connection to go, unless one is going already.
@@ -83,7 +96,7 @@ impl Slots {
         state.next += 1;
         state.open += 1;
         state.pending.insert(id, evicted.clone());
-        let oldest = if state.pending.len() > self.limits.pending {
+        let oldest = if state.pending.len() > state.limits.pending {
             state.pending.pop_first()
         } else {
             None

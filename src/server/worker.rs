@@ -1,11 +1,11 @@
 //! A worker: one thread, one runtime, and the connections it owns for their lives.
 
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -13,24 +13,24 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::connection;
-use super::listener::{self, Accepted, Dispatch, Listener};
-use super::occupancy::Occupant;
-use crate::control::{Command, Order, Registry};
+use super::listener::{self, Accepted, Dispatch, Opening};
+use crate::control::{Command, Mailbox, Order, Registry};
 use crate::ending::{Ending, Reason};
 use crate::net::Scratch;
 use crate::proxy;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Fate, Snapshot};
 use crate::tunnel::{BacklogShare, Shared};
 use crate::ws::CloseCode;
 
 /// What a worker is made of.
 pub struct Setup {
     pub id: u16,
-    pub snapshot: Arc<Snapshot>,
     /// Its share of `backlog_total`.
     pub backlog: usize,
-    /// The listeners it accepts for.
-    pub listeners: Vec<(TcpListener, Arc<Listener>, Occupant)>,
+    /// The snapshot that all workers go by.
+    pub published: Arc<ArcSwap<Snapshot>>,
+    /// Sockets to accept from.
+    pub openings: mpsc::UnboundedReceiver<Opening>,
     pub dispatch: Dispatch,
     pub sockets: mpsc::UnboundedReceiver<Accepted>,
     pub commands: mpsc::UnboundedReceiver<Command>,
@@ -43,24 +43,27 @@ pub fn run(setup: Setup) -> io::Result<()> {
 }
 
 async fn work(setup: Setup) {
-    let Setup { id, snapshot, backlog, listeners, dispatch, mut sockets, mut commands } = setup;
+    let Setup { id, backlog, published, mut openings, dispatch, mut sockets, mut commands } = setup;
     let shared = Rc::new(Shared {
         scratch: Scratch::new().into(),
         backlog: BacklogShare::new(backlog),
         drain_code: None.into(),
     });
-    let worker = proxy::Worker::new(snapshot, Registry::new(id), shared);
+    let worker = proxy::Worker::new(published.load_full(), Registry::new(id), shared);
     let dispatch = Rc::new(dispatch);
-    for (socket, listener, present) in listeners {
-        let serve = serve_by(worker.clone());
-        let draining = worker.draining.subscribe();
-        spawn_local(listener::accept(socket, listener, dispatch.clone(), present, draining, serve));
-    }
     let serve = serve_by(worker.clone());
     loop {
         tokio::select! {
+            Some(opening) = openings.recv() => {
+                let (draining, serve) = (worker.draining.subscribe(), serve_by(worker.clone()));
+                spawn_local(listener::accept(opening, dispatch.clone(), draining, serve));
+            }
             Some(accepted) = sockets.recv() => serve(accepted),
             command = commands.recv() => match command {
+                Some(Command::Adopt { window, backlog }) => {
+                    worker.shared.backlog.resize(backlog);
+                    adopt(&worker, published.load_full(), window);
+                }
                 Some(Command::Drain { window, code }) => drain(&worker, window, code),
                 Some(Command::Cut) => cut(&worker),
                 None => return,
@@ -75,6 +78,34 @@ fn serve_by(worker: Rc<proxy::Worker>) -> impl Fn(Accepted) {
     }
 }
 
+/// From now on `next` is gone by: each tunnel is told its plan, and those whose route or endpoint
+/// is gone end one after the other over `window`.
+fn adopt(worker: &Rc<proxy::Worker>, next: Arc<Snapshot>, window: Duration) {
+    let before = worker.adopt(next.clone());
+    let mut ending = Vec::new();
+    for (mailbox, about) in worker.registry.standing() {
+        match next.fate(&about, &before) {
+            Fate::Adopts(plan) => mailbox.post(Order::Adopt(plan)),
+            Fate::Stays => {}
+            Fate::Ends(reason) => ending.push((mailbox, reason.into())),
+        }
+    }
+    end_spread(ending, window);
+}
+
+/// Ends the k-th of n tunnels within the k-th part of `window`.
+fn end_spread(tunnels: Vec<(Rc<Mailbox>, Ending)>, window: Duration) {
+    let start = Instant::now();
+    spawn_local(async move {
+        let count = tunnels.len() as f64;
+        for (index, (mailbox, ending)) in tunnels.into_iter().enumerate() {
+            let share = (index as f64 + rand::random::<f64>()) / count;
+            sleep_until(start + window.mul_f64(share)).await;
+            mailbox.post(Order::End(ending));
+        }
+    });
+}
+
 /// From now on nothing is admitted, and the sockets end one after the other over `window`.
 fn drain(worker: &Rc<proxy::Worker>, window: Duration, code: CloseCode) {
     if worker.is_draining() {
@@ -85,15 +116,7 @@ fn drain(worker: &Rc<proxy::Worker>, window: Duration, code: CloseCode) {
     let mailboxes = worker.registry.mailboxes();
     debug!(sockets = mailboxes.len(), window_s = window.as_secs_f64(), "draining");
     let ending = Ending::from(Reason::Drain).telling_client(code);
-    let start = Instant::now();
-    spawn_local(async move {
-        let count = mailboxes.len() as f64;
-        for (index, mailbox) in mailboxes.into_iter().enumerate() {
-            let share = (index as f64 + rand::random::<f64>()) / count;
-            sleep_until(start + window.mul_f64(share)).await;
-            mailbox.post(Order::End(ending));
-        }
-    });
+    end_spread(mailboxes.into_iter().map(|mailbox| (mailbox, ending)).collect(), window);
 }
 
 /// What is left ends now, and nothing new begins.

@@ -1,9 +1,9 @@
 //! How a tunnel ends: who is told what, when, and how long the edge waits for an answer.
 //!
 //! Each side has a `Farewell` of its own. An orderly ending tells the client first and lets
-//! it finish, then the upstream; a violation tells both at their next frame boundary; a Close
-//! that is relayed waits for the answer to be relayed back; a side that is lost is told nothing.
-//! Whatever a peer does or fails to do, a deadline of `close` moves each step on.
+//! it finish (unless it is expelled), then the upstream; a violation tells both at their next frame
+//! boundary; a Close that is relayed waits for the answer to be relayed back; a side that is lost is
+//! told nothing. Whatever a peer does or fails to do, a deadline of `close` moves each step on.
 //!
 //! Pure: events and the time go in, [`Step`]s come out.
 
@@ -150,6 +150,10 @@ impl Closing {
         self.ending = Some(ending);
         match ending.reason.manner() {
             Manner::Orderly => self.begin_orderly(ending, scene),
+            Manner::Expelled => {
+                scene.restrict(Side::Client, Flow::ToFrame);
+                self.begin_orderly(ending, scene);
+            }
             Manner::Violation(culprit) => self.begin_violation(culprit, ending, scene),
             Manner::Lost(side) => self.begin_lost(side, ending, scene),
             Manner::Closed(_) => {}
@@ -528,6 +532,7 @@ mod tests {
         let reason = prop_oneof![
             Just(Reason::Drain),
             Just(Reason::RateLimited),
+            Just(Reason::AuthorizationRevoked),
             side().prop_map(Reason::SlowConsumer),
             side().prop_map(Reason::FrameTooBig),
         ];
@@ -575,6 +580,18 @@ mod tests {
             world.happen(event);
             assert!(world.closing.is_over(), "{event:?}");
         }
+    }
+
+    #[test]
+    fn who_is_expelled_finishes_its_frame_and_is_heard_no_more() {
+        let mut world = World::new();
+        world.happen(Event::Begins(Side::Client, false));
+        world.happen(Event::Ends(Reason::AuthorizationRevoked));
+        assert_eq!((world.told, world.meters[0].flow()), ([1, 0], Flow::ToFrame));
+        world.happen(Event::Finishes(Side::Client));
+        assert!(world.meters[0].between_frames());
+        world.happen(Event::Closes(Side::Client));
+        assert_eq!(world.told, [1, 1]);
     }
 
     #[test]

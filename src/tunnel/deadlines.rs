@@ -81,6 +81,18 @@ impl Deadlines {
         self.0[due.index()] = Deadline::Off;
     }
 
+    /// Has `due` come no later than `after` from `now`, or never; one that stands still goes on
+    /// doing so.
+    pub fn shorten(&mut self, due: Due, now: Instant, after: Option<Duration>) {
+        let deadline = &mut self.0[due.index()];
+        *deadline = match (after, *deadline) {
+            (None, _) => Deadline::Off,
+            (Some(after), Deadline::Off) => Deadline::At(now + after),
+            (Some(after), Deadline::At(at)) => Deadline::At(at.min(now + after)),
+            (Some(after), Deadline::Frozen(left)) => Deadline::Frozen(left.min(after)),
+        };
+    }
+
     pub fn is_set(&self, due: Due) -> bool {
         !matches!(self.0[due.index()], Deadline::Off)
     }

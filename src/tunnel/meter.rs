@@ -430,7 +430,7 @@ impl Meter {
         if let Some(bytes) = &plan.bytes
             && let Err(wait) = self.rates.admit_bytes(now, bytes)
         {
-            return over(bytes.action, now, wait);
+            return self.over(bytes.action, now, wait);
         }
         let starts = self.message.is_none();
         if let Some(messages) = &plan.messages
@@ -441,11 +441,21 @@ impl Meter {
                 Err(_) if messages.action == Action::Drop && !starts => {
                     self.rates.owe_message(now, messages);
                 }
-                Err(wait) => return over(messages.action, now, wait),
+                Err(wait) => return self.over(messages.action, now, wait),
                 Ok(()) => {}
             }
         }
         Ok(Allowed::Pass)
+    }
+
+    /// What becomes of a frame over its rate. Of a compressed stream no message can be missing, and
+    /// a live plan may yet say so.
+    fn over(&self, action: Action, now: Instant, wait: Duration) -> Result<Allowed, Reason> {
+        match action {
+            Action::Drop if !self.agreement.deflate => Ok(Allowed::Drop),
+            Action::Close | Action::Drop => Err(Reason::RateLimited),
+            Action::Throttle => Ok(Allowed::Pause(now + wait)),
+        }
     }
 
     #[inline]
@@ -540,15 +550,6 @@ fn is_of_limit(reason: Reason) -> bool {
 
 /// Fragments under this many bytes cost what a message does.
 const SMALL: u64 = 128;
-
-/// What becomes of a frame over its rate.
-fn over(action: Action, now: Instant, wait: Duration) -> Result<Allowed, Reason> {
-    match action {
-        Action::Close => Err(Reason::RateLimited),
-        Action::Throttle => Ok(Allowed::Pause(now + wait)),
-        Action::Drop => Ok(Allowed::Drop),
-    }
-}
 
 enum Begun {
     /// The head is whole and judged.

@@ -7,6 +7,7 @@
 //! to say, and sets one timer. All progress is in the struct, so that dropping it half way loses
 //! nothing but the connection.
 
+mod adoption;
 mod backlog;
 pub mod closing;
 pub mod deadlines;
@@ -98,6 +99,7 @@ pub struct Tunnel {
     mailbox: Rc<Mailbox>,
     shared: Rc<Shared>,
     tally: Arc<RouteTally>,
+    began: Instant,
 }
 
 impl Tunnel {
@@ -123,7 +125,14 @@ impl Tunnel {
             mailbox,
             shared,
             tally,
+            began: now,
         }
+    }
+
+    /// What it goes by now.
+    #[inline]
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
     }
 
     /// Relays and decides until nothing more can be done now.
@@ -496,6 +505,7 @@ impl Future for Tunnel {
         let tunnel = self.get_mut();
         let now = Instant::now();
         match tunnel.mailbox.take(cx) {
+            Some(Order::Adopt(plan)) => tunnel.adopt(plan, now),
             Some(Order::End(ending)) => tunnel.begin(ending, now),
             Some(Order::Cut(ending)) => {
                 tunnel.cut(ending, now);
@@ -547,7 +557,11 @@ fn first_deadlines(plan: &Plan, now: Instant, random: [f64; 2]) -> Deadlines {
         deadlines.set(Due::Ping(side), now, first);
     }
     deadlines.set(Due::Idle, now, plan.idle);
-    let age = plan.max_age.map(|age| age.mul_f64(1.0 - of_age / 10.0));
-    deadlines.set(Due::MaxAge, now, age);
+    deadlines.set(Due::MaxAge, now, plan.max_age.map(|age| jittered(age, of_age)));
     deadlines
+}
+
+/// An age up to a tenth shorter, so that those who came together do not go together.
+fn jittered(age: Duration, random: f64) -> Duration {
+    age.mul_f64(1.0 - random / 10.0)
 }

@@ -18,12 +18,17 @@ use crate::ws::ControlFrame;
 #[derive(Debug)]
 pub struct BacklogShare {
     used: Cell<usize>,
-    bound: usize,
+    bound: Cell<usize>,
 }
 
 impl BacklogShare {
     pub fn new(bound: usize) -> Rc<BacklogShare> {
-        Rc::new(BacklogShare { used: Cell::new(0), bound })
+        Rc::new(BacklogShare { used: Cell::new(0), bound: Cell::new(bound) })
+    }
+
+    /// Bounds by another number what waits from now on.
+    pub fn resize(&self, bound: usize) {
+        self.bound.set(bound);
     }
 
     /// Wire bytes that wait in all backlogs of the worker.
@@ -32,7 +37,7 @@ impl BacklogShare {
     }
 
     fn is_spent(&self) -> bool {
-        self.used.get() >= self.bound
+        self.used.get() >= self.bound.get()
     }
 
     fn take(&self, bytes: usize) {

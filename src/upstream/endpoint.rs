@@ -22,17 +22,24 @@ pub struct Endpoint {
     host_name: Option<Arc<str>>,
     weight: Weight,
     slow_start: Option<Duration>,
-    health: Mutex<Health>,
-    /// Its health is: a choice looks at every endpoint, and need not take a lock for this one.
-    spotless: AtomicBool,
-    /// An operator wants no new connections here.
-    drained: AtomicBool,
     /// Somebody probes it.
     probed: AtomicBool,
     backup: bool,
     max_connections: usize,
-    connections: AtomicUsize,
     turn: Turn,
+    state: Arc<State>,
+}
+
+/// What an endpoint keeps through a reload.
+#[derive(Debug, Default)]
+struct State {
+    connections: AtomicUsize,
+    health: Mutex<Health>,
+    /// Something is known of its health: a choice looks at every endpoint, and need not take the
+    /// lock of those of which nothing is.
+    blemished: AtomicBool,
+    /// An operator wants no new connections here.
+    drained: AtomicBool,
 }
 
 /// Whether new connections may go to an endpoint.
@@ -73,13 +80,21 @@ impl From<Mark> for Traits {
 }
 
 impl Endpoint {
-    pub(super) fn new(endpoint: &config::Endpoint, traits: Traits) -> Arc<Endpoint> {
+    /// What one of the same identity `before` it knows, it knows too.
+    pub(super) fn new(
+        endpoint: &config::Endpoint,
+        traits: Traits,
+        before: &[Arc<Endpoint>],
+    ) -> Arc<Endpoint> {
         let own_name = match &endpoint.address {
             EndpointAddress::Name { host, .. } => Some(host.as_str().into()),
             EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
         };
+        let identity = endpoint.identity();
+        let before = before.iter().find(|before| before.identity == identity);
         Arc::new(Endpoint {
-            identity: endpoint.identity(),
+            state: before.map(|before| before.state.clone()).unwrap_or_default(),
+            identity,
             mark: traits.mark,
             code: traits.code,
             place: place(&endpoint.address),
@@ -87,13 +102,9 @@ impl Endpoint {
             host_name: traits.host_name.or(own_name),
             weight: Weight::whole(endpoint.weight),
             slow_start: traits.slow_start,
-            health: Mutex::default(),
-            spotless: AtomicBool::new(true),
-            drained: AtomicBool::new(false),
             probed: AtomicBool::new(false),
             backup: endpoint.backup,
             max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
-            connections: AtomicUsize::new(0),
             turn: Turn::default(),
         })
     }
@@ -125,8 +136,16 @@ impl Endpoint {
         self.host_name.as_deref()
     }
 
+    /// Where it is no name and no path.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Ip(address) => Some(address),
+            Place::Name(_) | Place::Unix(_) => None,
+        }
+    }
+
     pub fn is_at(&self, address: SocketAddr) -> bool {
-        matches!(self.place, Place::Ip(own) if own == address)
+        self.address() == Some(address)
     }
 
     /// The address as logs show it.
@@ -141,7 +160,7 @@ impl Endpoint {
 
     /// Connections that are live or being made.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// It has all the connections that it may have.
@@ -151,7 +170,7 @@ impl Endpoint {
 
     /// Whether a choice may fall on it.
     pub fn standing(&self, now: Instant) -> Standing {
-        if self.drained.load(Ordering::Relaxed) {
+        if self.state.drained.load(Ordering::Relaxed) {
             return Standing::Drained;
         }
         if self.is_spotless() {
@@ -185,25 +204,25 @@ impl Endpoint {
     pub(super) fn note<T>(&self, note: impl FnOnce(&mut Health) -> T) -> T {
         let mut health = self.health();
         let result = note(&mut health);
-        self.spotless.store(health.is_spotless(), Ordering::Relaxed);
+        self.state.blemished.store(!health.is_spotless(), Ordering::Relaxed);
         result
     }
 
     fn is_spotless(&self) -> bool {
-        self.spotless.load(Ordering::Relaxed)
+        !self.state.blemished.load(Ordering::Relaxed)
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets no new connection come here, until [`Endpoint::undrain`]. Live ones stay.
     pub fn drain(&self) {
-        self.drained.store(true, Ordering::Relaxed);
+        self.state.drained.store(true, Ordering::Relaxed);
     }
 
     pub fn undrain(&self) {
-        self.drained.store(false, Ordering::Relaxed);
+        self.state.drained.store(false, Ordering::Relaxed);
     }
 
     /// Whether it falls to the caller to probe it, since nobody does.
@@ -243,7 +262,7 @@ impl Lease {
     /// last place one gets it.
     pub fn take(endpoint: &Arc<Endpoint>) -> Option<Lease> {
         let taken = |live: usize| (live < endpoint.max_connections).then_some(live + 1);
-        let (count, relaxed) = (&endpoint.connections, Ordering::Relaxed);
+        let (count, relaxed) = (&endpoint.state.connections, Ordering::Relaxed);
         count.fetch_update(relaxed, relaxed, taken).ok().map(|_| Lease(endpoint.clone()))
     }
 
@@ -254,7 +273,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.state.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -276,7 +295,7 @@ mod tests {
 
     fn made(endpoint: config::Endpoint, slow_start: Option<Duration>) -> Arc<Endpoint> {
         let mark = Seed::default().mark(&endpoint.identity());
-        Endpoint::new(&endpoint, Traits { slow_start, ..mark.into() })
+        Endpoint::new(&endpoint, Traits { slow_start, ..mark.into() }, &[])
     }
 
     #[test]

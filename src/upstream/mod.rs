@@ -41,7 +41,7 @@ pub use self::endpoint::{Endpoint, Lease, Place, Standing};
 use self::hashing::Seed;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
-use crate::config::{self, Balance, EndpointAddress, HashKey};
+use crate::config::{self, Balance, EndpointAddress, HashKey, OnRemoved};
 use crate::net::tls::TlsFault;
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
@@ -67,6 +67,7 @@ pub struct Cluster {
     /// Held by who ejects an endpoint.
     ejecting: Mutex<()>,
     tasks: Mutex<watch::Tasks>,
+    on_removed: OnRemoved,
 }
 
 /// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
@@ -130,8 +131,12 @@ pub enum ClusterFault {
 }
 
 impl Cluster {
-    /// Reads the files that it needs: its seed, and those of its TLS.
-    pub fn new(upstream: &config::Upstream) -> Result<Cluster, ClusterFault> {
+    /// Reads the files that it needs: its seed, and those of its TLS. `before` is the cluster of
+    /// this name that runs.
+    pub fn new(
+        upstream: &config::Upstream,
+        before: Option<&Cluster>,
+    ) -> Result<Cluster, ClusterFault> {
         let secret = upstream.hash_seed_file.as_deref().map(seed::read).transpose()?;
         let seed = secret.as_deref().map_or(Seed::default(), Seed::new);
         let affinity = upstream.affinity_cookie.as_ref();
@@ -155,18 +160,50 @@ impl Cluster {
             passive: upstream.passive,
             ejecting: Mutex::default(),
             tasks: Mutex::default(),
+            on_removed: upstream.on_removed,
         };
-        cluster.listed = upstream.endpoints.iter().map(|it| cluster.endpoint(it, None)).collect();
-        cluster.replace(cluster.listed.iter().cloned().collect());
+        let running = before.map(Cluster::endpoints).unwrap_or_default();
+        let listed = |endpoint| cluster.endpoint(endpoint, None, &running);
+        cluster.listed = upstream.endpoints.iter().map(listed).collect();
+        let found = before.map(|before| cluster.still_found(before)).unwrap_or_default();
+        cluster.replace(cluster.listed.iter().cloned().chain(found).collect());
         Ok(cluster)
+    }
+
+    /// What becomes of the sockets of an endpoint that the next file no longer has.
+    pub fn on_removed(&self) -> OnRemoved {
+        self.on_removed
+    }
+
+    /// Whether this endpoint is one of those at the moment.
+    pub fn has(&self, identity: &str) -> bool {
+        self.endpoints().iter().any(|one| **one.identity() == *identity)
     }
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// An endpoint as this cluster needs it; `host_name` is what it is an address of.
-    fn endpoint(&self, endpoint: &config::Endpoint, host_name: Option<Arc<str>>) -> Arc<Endpoint> {
+    /// The addresses of its name, as the cluster before it knew them: an answer is not waited for.
+    fn still_found(&self, before: &Cluster) -> Vec<Arc<Endpoint>> {
+        let name = |cluster: &Cluster| cluster.resolve.as_ref().map(|resolve| resolve.name.clone());
+        let Some(resolve) = self.resolve.as_ref().filter(|_| name(self) == name(before)) else {
+            return Vec::new();
+        };
+        let (host, running) = (resolve.name.host.as_str().into(), before.endpoints());
+        let found = before.found().filter_map(|endpoint| endpoint.address());
+        let unlisted = found.filter(|at| !self.listed.iter().any(|listed| listed.is_at(*at)));
+        unlisted.map(|address| self.endpoint_of_name(&host, address, &running)).collect()
+    }
+
+    /// An endpoint as this cluster needs it. `host_name` is what it is an address of; what one of
+    /// the same identity `before` it knows, it knows too.
+    fn endpoint(
+        &self,
+        endpoint: &config::Endpoint,
+        host_name: Option<Arc<str>>,
+        before: &[Arc<Endpoint>],
+    ) -> Arc<Endpoint> {
         let identity = endpoint.identity();
         let traits = Traits {
             mark: self.seed.mark(&identity),
@@ -174,12 +211,25 @@ impl Cluster {
             host_name,
             slow_start: self.health.as_ref().and_then(|health| health.slow_start),
         };
-        Endpoint::new(endpoint, traits)
+        Endpoint::new(endpoint, traits, before)
     }
 
     /// One of the addresses of a name.
-    fn endpoint_of_name(&self, host: &Arc<str>, address: SocketAddr) -> Arc<Endpoint> {
-        self.endpoint(&EndpointAddress::Ip(address).into(), Some(host.clone()))
+    fn endpoint_of_name(
+        &self,
+        host: &Arc<str>,
+        address: SocketAddr,
+        before: &[Arc<Endpoint>],
+    ) -> Arc<Endpoint> {
+        self.endpoint(&EndpointAddress::Ip(address).into(), Some(host.clone()), before)
+    }
+
+    /// Those that are there because its name resolves to them.
+    fn found(&self) -> impl Iterator<Item = Arc<Endpoint>> {
+        let is_listed = |one: &Arc<Endpoint>| self.listed.iter().any(|it| Arc::ptr_eq(it, one));
+        let found: Vec<Arc<Endpoint>> =
+            self.endpoints().iter().filter(|one| !is_listed(one)).cloned().collect();
+        found.into_iter()
     }
 
     /// Its endpoints as they are now.

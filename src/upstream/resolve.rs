@@ -23,6 +23,12 @@ pub(super) struct Change {
 }
 
 impl Found {
+    /// What an earlier answer brought.
+    pub fn of(endpoints: impl Iterator<Item = Arc<Endpoint>>) -> Found {
+        let at = |endpoint: Arc<Endpoint>| Some((endpoint.address()?, endpoint));
+        Found { present: endpoints.filter_map(at).collect(), gone: BTreeMap::new() }
+    }
+
     /// Takes a good answer. `None`: it brought nothing new.
     pub fn update(
         &mut self,
@@ -74,7 +80,7 @@ mod tests {
     fn make(address: SocketAddr) -> Arc<Endpoint> {
         let endpoint: config::Endpoint = EndpointAddress::Ip(address).into();
         let mark = Seed::default().mark(&endpoint.identity());
-        Endpoint::new(&endpoint, mark.into())
+        Endpoint::new(&endpoint, mark.into(), &[])
     }
 
     fn update(found: &mut Found, last: &[u8]) -> Option<Change> {

@@ -32,9 +32,15 @@ impl Cluster {
     pub fn watch(self: &Arc<Cluster>) {
         if let Some(resolve) = &self.resolve {
             let name = Name::new(&resolve.name.host, resolve.name.port);
-            self.spawn(keep_resolved(Arc::downgrade(self), name, resolve.refresh));
+            let found = Found::of(self.found());
+            self.spawn(keep_resolved(Arc::downgrade(self), name, resolve.refresh, found));
         }
         self.probe_the_unprobed();
+    }
+
+    /// Ends that: another cluster has taken its place, and tunnels may keep this one for long.
+    pub fn unwatch(&self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
     fn probe_the_unprobed(self: &Arc<Cluster>) {
@@ -50,7 +56,7 @@ impl Cluster {
         tasks.spawn(task);
     }
 
-    fn has(&self, endpoint: &Arc<Endpoint>) -> bool {
+    fn still_has(&self, endpoint: &Arc<Endpoint>) -> bool {
         self.endpoints().iter().any(|present| Arc::ptr_eq(present, endpoint))
     }
 
@@ -58,7 +64,7 @@ impl Cluster {
     fn take_answer(self: &Arc<Cluster>, host: &Arc<str>, answer: &[SocketAddr], found: &mut Found) {
         let listed = |address: &_| self.listed.iter().any(|endpoint| endpoint.is_at(*address));
         let news = answer.iter().copied().filter(|address| !listed(address));
-        let change = found.update(news, |address| self.endpoint_of_name(host, address));
+        let change = found.update(news, |address| self.endpoint_of_name(host, address, &[]));
         let Some(change) = change else { return };
         self.replace(self.listed.iter().chain(found.endpoints()).cloned().collect());
         self.probe_the_unprobed();
@@ -86,9 +92,8 @@ fn some_of(addresses: &[SocketAddr]) -> String {
 pub(super) type Tasks = JoinSet<()>;
 
 /// Looks a name up again and again. What fails changes nothing.
-async fn keep_resolved(cluster: Weak<Cluster>, name: Name, refresh: Duration) {
+async fn keep_resolved(cluster: Weak<Cluster>, name: Name, refresh: Duration, mut found: Found) {
     let host: Arc<str> = name.host().into();
-    let mut found = Found::default();
     let mut failures = 0;
     loop {
         let answer = look_up(&name).await;
@@ -140,7 +145,7 @@ async fn keep_probed(cluster: Weak<Cluster>, endpoint: Arc<Endpoint>, health: co
     loop {
         let next = Instant::now() + jittered(interval);
         let Some(cluster) = cluster.upgrade() else { return };
-        if !cluster.has(&endpoint) {
+        if !cluster.still_has(&endpoint) {
             endpoint.end_probing();
             return;
         }
@@ -172,7 +177,7 @@ mod tests {
              [[route]]\nname = \"app\"\nupstream = \"app\"\n"
         );
         let parsed = Config::parse(&text, Path::new("wsgate.toml")).expect("a good file");
-        match Cluster::new(&parsed.config.upstreams[0]) {
+        match Cluster::new(&parsed.config.upstreams[0], None) {
             Ok(cluster) => Arc::new(cluster),
             Err(fault) => panic!("{fault}"),
         }

@@ -26,7 +26,7 @@ pub struct Edge {
     log: Log,
     pub plain: SocketAddr,
     pub tls: SocketAddr,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// The file a test gives the program: a plain and a TLS listener, one upstream, one route for
@@ -36,6 +36,7 @@ pub struct Config {
     workers: usize,
     descriptors: Option<usize>,
     arguments: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     server: String,
     listener: String,
     certificates: Vec<String>,
@@ -55,6 +56,7 @@ impl Config {
             workers: 1,
             descriptors: None,
             arguments: Vec::new(),
+            environment: Vec::new(),
             server: String::new(),
             listener: String::new(),
             certificates: vec![authority().server("localhost")],
@@ -80,6 +82,12 @@ impl Config {
 
     pub fn argument(mut self, argument: &str) -> Config {
         self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// A variable of the program's environment.
+    pub fn environment(mut self, name: &str, value: impl Into<PathBuf>) -> Config {
+        self.environment.push((name.to_owned(), value.into()));
         self
     }
 
@@ -208,11 +216,12 @@ timeouts.close = "{close}"
         std::fs::write(&file, self.text()).expect("the configuration's file");
         let mut command = self.command();
         command.arg("run").arg("--config").arg(file).args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("wsgate starts");
         let log = Log::of(child.stderr.take().expect("stderr is piped"));
         let unbound = SocketAddr::from(([0; 4], 0));
-        Edge { child, log, plain: unbound, tls: unbound, _folder: folder }
+        Edge { child, log, plain: unbound, tls: unbound, folder }
     }
 
     fn command(&self) -> Command {
@@ -253,6 +262,26 @@ impl Edge {
             self.wait_for_log(|line| line["message"] == "listening" && line["tls"] == tls).await;
         let address = line["address"].as_str().expect("a listener's line has its address");
         address.parse().expect("the address has a port")
+    }
+
+    /// The configuration's file.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("wsgate.toml")
+    }
+
+    /// Writes another configuration beside the file and renames it into its place; the program is
+    /// not told.
+    pub fn rewrite(&self, text: &str) {
+        let fresh = self.folder.path().join("fresh");
+        std::fs::write(&fresh, text).expect("a new configuration");
+        std::fs::rename(&fresh, self.file()).expect("the new configuration takes its place");
+    }
+
+    /// Goes over to another configuration, and waits until the log says so.
+    pub async fn reconfigure(&self, config: &Config) {
+        let before = self.logged(reloaded).len();
+        self.rewrite(&config.text());
+        self.wait_for_logs(before + 1, reloaded).await;
     }
 
     /// A TLS connection, nothing sent on it.
@@ -375,6 +404,12 @@ impl Edge {
         assert!(falling.is_ok(), "{resident} bytes are resident, {most} were to be left");
     }
 
+    /// Threads of the program.
+    pub fn threads(&self) -> usize {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        std::fs::read_dir(tasks).expect("the program's threads").count()
+    }
+
     /// Waits until no more than `most` descriptors are open.
     pub async fn descriptors_fall_to(&self, most: usize) {
         let falling = async {
@@ -402,6 +437,11 @@ impl Drop for Edge {
             lines[from..].iter().for_each(|line| eprintln!("wsgate: {line}"));
         }
     }
+}
+
+/// The line of a configuration that was put to use.
+pub fn reloaded(line: &Line) -> bool {
+    line["message"] == "configuration reloaded"
 }
 
 /// Whether a line tells of a tunnel's end.

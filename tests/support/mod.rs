@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Request};
-pub use edge::{Config, Edge, Line, can_have_hosts, ended};
+pub use edge::{Config, Edge, Line, can_have_hosts, ended, reloaded};
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
