@@ -2,16 +2,20 @@
 //!
 //! A [`Cluster`] dials one of its endpoints and shakes hands with it for one client: the
 //! connection is fresh, and never shared. What comes of it is [`Connected`], which holds a
-//! [`Lease`] on its endpoint for as long as it lives.
+//! [`Lease`] on its endpoint for as long as it lives. Plain requests go by [`Cluster::exchange`],
+//! on connections that a worker's [`Pool`] keeps.
 
 mod affinity;
 mod balance;
 mod connect;
 mod endpoint;
+mod exchange;
 mod handshake;
 pub mod hashing;
+mod pool;
 pub mod seed;
 mod stickiness;
+mod upload;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -28,9 +32,12 @@ use self::affinity::Affinity;
 use self::balance::Balancer;
 pub use self::balance::Choice;
 pub use self::endpoint::{Endpoint, Lease, Standing};
+pub use self::exchange::ExchangeError;
 use self::hashing::Seed;
+pub use self::pool::Pool;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
+pub use self::upload::{Progress, Upload};
 use crate::config::{self, Balance, HashKey, OnRemoved};
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
@@ -75,6 +82,13 @@ pub enum Connected {
     Open(Opened),
     /// Its own answer, which is not a 101.
     Refused(http::Response<Incoming>, Lease),
+}
+
+/// A way to an endpoint.
+enum Line<T> {
+    Fresh(Stream),
+    /// It was there already.
+    Kept(T),
 }
 
 /// The upstream's half of a tunnel.
@@ -224,13 +238,29 @@ impl Cluster {
     }
 
     async fn dial(&self, wish: &Wish, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
+        let (line, lease) = self.reach(wish, deadline, |_| None).await?;
+        let (Line::Fresh(stream) | Line::Kept(stream)) = line;
+        Ok((stream, lease))
+    }
+
+    /// The endpoint that `wish` comes to, or the next best to which there is a connection or can
+    /// be one.
+    async fn reach<T>(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+        kept: impl Fn(&Arc<Endpoint>) -> Option<T>,
+    ) -> Result<(Line<T>, Lease), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
         let mut choice = self.choice(wish);
         while let Some(lease) = choice.next(Instant::now().into_std()) {
             let endpoint = lease.endpoint();
+            if let Some(connection) = kept(endpoint) {
+                return Ok((Line::Kept(connection), lease));
+            }
             let by = deadline.min(Instant::now() + self.connect_timeout);
             let fault = match timeout_at(by, connect::dial(endpoint.address())).await {
-                Ok(Ok(stream)) => return Ok((stream, lease)),
+                Ok(Ok(stream)) => return Ok((Line::Fresh(stream), lease)),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "not connected in time".to_owned(),
             };
