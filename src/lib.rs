@@ -10,7 +10,8 @@
 //! to here is an HTTP status ([`proxy::rejection`]). Then comes the commit: the drain flag is read
 //! again, the 101 is answered, and with nothing awaited in between the [`tunnel`] begins, a task
 //! of its own. It relays frames as they came until it has one [`ending`], which goes to the log
-//! and the counters.
+//! and the counters. A plain request, where its route takes any, is admitted alike and goes to the
+//! same endpoints, on connections that the worker keeps.
 //!
 //! # Layers
 //!

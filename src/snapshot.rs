@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::{
-    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, Reject, Rewrite, Utf8,
+    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, PlainHttp, Reject, Rewrite, Utf8,
 };
 use crate::control::About;
 use crate::ending::Reason;
@@ -52,6 +53,8 @@ pub struct Route {
     /// A refusal is told by a Close, for browsers, which cannot see a status.
     pub rejects_by_close: bool,
     pub rewrite: Rewrite,
+    pub plain_http: PlainHttp,
+    pub response_timeout: Duration,
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
     pub check_utf8: bool,
@@ -158,6 +161,8 @@ impl Route {
             claimed: claimed(&route.admittance),
             rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
+            plain_http: route.plain_http,
+            response_timeout: route.response_timeout,
             subprotocols: route.subprotocols.clone(),
             compression: route.compression,
             check_utf8: route.utf8 == Utf8::Check,

@@ -221,6 +221,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
     let listeners = table.listeners.value?;
     let subprotocols = table.subprotocols.value?;
     let mut limits = table.limits.value?;
+    let mut timeouts = table.timeouts.value?;
+    let response = timeouts.response.value.take()?;
     let gates = Gates {
         clients: table.clients.value?,
         origin: table.origin.value?,
@@ -233,7 +235,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         None => (None, None),
     };
     let code = table.unauthorized_code.value?;
-    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?, code)?;
+    let plan = plan(limits, table.heartbeat.value?, timeouts, code)?;
     let plan = Plan { recheck, ..plan };
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
@@ -246,6 +248,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             Some(table) => rewrite(table)?,
             None => Rewrite::default(),
         },
+        plain_http: table.plain_http.value?,
+        response_timeout: response.0,
         subprotocols: subprotocols
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,

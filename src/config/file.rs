@@ -18,8 +18,8 @@ use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, P
 use super::reader::{Literal, Tables, table};
 use super::urls::Url;
 use super::{
-    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern, Probe,
-    Reject, SameSite, Utf8,
+    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern,
+    PlainHttp, Probe, Reject, SameSite, Utf8,
 };
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -280,6 +280,8 @@ table! {
         listeners: Vec<Spanned<ListenAddress>> = Literal::EmptyList,
         /// How the path changes on its way to the upstream.
         rewrite: Option<Rewrite>,
+        /// Whether requests that ask for no WebSocket go to the upstream too.
+        plain_http: PlainHttp = "reject",
         /// Subprotocols that may be agreed; absent: as client and upstream agree.
         subprotocols: Option<Vec<Spanned<Subprotocol>>>,
         /// The networks that may come.
@@ -310,7 +312,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "plain_http", "token",
+        "redirect", "token",
     ]
 }
 
@@ -476,6 +478,8 @@ table! {
 table! {
     /// How long a connection lives.
     "[route.timeouts]": RouteTimeouts {
+        /// Of plain HTTP: until the head of an answer, and for each pause of a request's body.
+        response: Lasting = "60s",
         /// Without a data frame either way.
         idle: OrOff<Lasting> = "off",
         /// At most; jitter shortens it.
@@ -483,7 +487,6 @@ table! {
         /// For the answer to a Close.
         close: Lasting = "5s",
     }
-    later ["response"]
 }
 
 table! {

@@ -408,6 +408,9 @@ pub struct Route {
     /// Where the route is served; empty: on all listeners.
     pub listeners: Vec<SocketAddr>,
     pub rewrite: Rewrite,
+    pub plain_http: PlainHttp,
+    /// Of plain HTTP: for the head of an answer, and for each pause of a request's body.
+    pub response_timeout: Duration,
     /// `None`: as the client and the upstream agree.
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
@@ -526,6 +529,14 @@ pub struct Rewrite {
 pub enum Compression {
     Pass,
     Strip,
+}
+
+/// What becomes of a request that asks for no WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    Reject,
+    /// It goes to the upstream, under the same policy.
+    Proxy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,6 +58,8 @@ fn the_least_file_has_every_default() {
     assert_eq!(route.path, PathPattern::Prefix("/".into()));
     assert_eq!(route.subprotocols, None);
     assert_eq!(route.admittance, Admittance::default());
+    assert_eq!(route.plain_http, PlainHttp::Reject);
+    assert_eq!(route.response_timeout, Duration::from_secs(60));
     assert_eq!(*route.plan, Plan::default());
 }
 
@@ -136,7 +138,8 @@ subprotocols = ["a", "b"]
 rewrite = { strip_prefix = "/ws" }
 limits = { max_frame_size = "off", control_frames = "60/min", frame_stall = "off", slow_consumer = "off" }
 heartbeat = { interval = "off", upstream = { timeout = "1500ms" } }
-timeouts = { idle = "1h", max_age = "1d" }
+plain_http = "proxy"
+timeouts = { response = "10s", idle = "1h", max_age = "1d" }
 request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
 "#,
     );
@@ -153,6 +156,8 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
     let route = &config.routes[0];
     assert_eq!(route.host, HostPattern::Below("example.com".into()));
     assert_eq!(route.path, PathPattern::Exact("/ws".into()));
+    assert_eq!(route.plain_http, PlainHttp::Proxy);
+    assert_eq!(route.response_timeout, Duration::from_secs(10));
     assert_eq!(route.plan.client.max_frame, u64::MAX);
     assert_eq!(route.plan.client.max_message, 4 << 20);
     assert_eq!(route.plan.control_frames.time_for(1), Duration::from_secs(1));
@@ -529,6 +534,7 @@ told! {
         limits = { connections = \"many\", pending = -1 }\ntls = true"),
     bad_durations: server("drain = { delay = \"5\", window = \"ten seconds\", timeout = \"1m30s\" }")
         + "timeouts = { idle = \"0s\", max_age = \"9999999d\", close = \"5 s\" }\n",
+    bad_plain_http: route("plain_http = \"pass\"\ntimeouts.response = \"off\""),
     bad_sizes: server("backlog_total = \"0B\"") + "limits = { max_frame_size = \"0\", \
         max_message_size = \"4M\", backlog = \"off\", upstream = { max_frame_size = \"\" } }\n",
     sizes_out_of_bounds: listener("limits = { header_bytes = \"4KiB\", uri = \"1MiB\" }")
@@ -558,6 +564,8 @@ told! {
     a_load_that_is_no_number: upstream("hash_key = [\"client-ip\"]\nbounded_load = \"125%\""),
     a_bounded_load_beside_a_shared_key: upstream("hash_key = [\"cookie:a\", \"query:room\"]\n\
         bounded_load = 1.25"),
+    a_bounded_load_beside_plain_http: upstream("hash_key = [\"client-ip\"]\nbounded_load = 1.25")
+        + "plain_http = \"proxy\"\n",
     bad_cookies: upstream("affinity_cookie = { name = \"a;b\", same_site = \"Lax\" }"),
     a_cookie_without_tls: upstream("affinity_cookie = { same_site = \"none\" }"),
     a_secure_name_without_tls: upstream("affinity_cookie = { name = \"__Secure-a\" }"),

@@ -14,7 +14,7 @@ use crate::ws::handshake::Offer;
 
 /// The largest head of an answer; also what an endpoint may send behind its 101 before the
 /// tunnel stands.
-const HEAD: usize = 64 << 10;
+pub(super) const HEAD: usize = 64 << 10;
 
 /// Sends `request` and checks what comes back. 1xx answers before the final one are skipped.
 pub(super) async fn shake(

@@ -2,21 +2,25 @@
 //!
 //! A [`Cluster`] dials one of its endpoints and shakes hands with it for one client: the
 //! connection is fresh, and never shared. What comes of it is [`Connected`], which holds a
-//! [`Lease`] on its endpoint for as long as it lives. Beside that, [`Cluster::watch`] looks names
-//! up and probes endpoints.
+//! [`Lease`] on its endpoint for as long as it lives. Plain requests go by [`Cluster::exchange`],
+//! on connections that a worker's [`Pool`] keeps. Beside that, [`Cluster::watch`] looks names up
+//! and probes endpoints.
 
 mod affinity;
 mod balance;
 mod connect;
 mod endpoint;
+mod exchange;
 mod handshake;
 pub mod hashing;
 mod health;
 mod judge;
+mod pool;
 mod probe;
 mod resolve;
 pub mod seed;
 mod stickiness;
+mod upload;
 mod watch;
 
 use std::net::SocketAddr;
@@ -38,9 +42,12 @@ pub use self::connect::DialFault;
 use self::connect::Dialler;
 use self::endpoint::Traits;
 pub use self::endpoint::{Endpoint, Lease, Place, Standing};
+pub use self::exchange::ExchangeError;
 use self::hashing::Seed;
+pub use self::pool::Pool;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
+pub use self::upload::{Progress, Upload};
 use crate::config::{self, Balance, EndpointAddress, HashKey, OnRemoved};
 use crate::net::tls::TlsFault;
 use crate::net::{Leg, Stream};
@@ -94,6 +101,13 @@ pub enum Connected {
     Open(Opened),
     /// Its own answer, which is not a 101.
     Refused(http::Response<Incoming>, Lease),
+}
+
+/// A way to an endpoint.
+enum Line<T> {
+    Fresh(Stream),
+    /// It was there already.
+    Kept(T),
 }
 
 /// The upstream's half of a tunnel.
@@ -313,15 +327,31 @@ impl Cluster {
         wish: &Wish,
         deadline: Instant,
     ) -> Result<(Stream, Lease, Instant), ConnectError> {
+        let (line, lease, began) = self.reach(wish, deadline, |_| None).await?;
+        let (Line::Fresh(stream) | Line::Kept(stream)) = line;
+        Ok((stream, lease, began))
+    }
+
+    /// The endpoint that `wish` comes to, or the next best to which there is a connection or can
+    /// be one, and when it was turned to.
+    async fn reach<T>(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+        kept: impl Fn(&Arc<Endpoint>) -> Option<T>,
+    ) -> Result<(Line<T>, Lease, Instant), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
         let mut choice = self.choice(wish);
         while let Some(lease) = choice.next(Instant::now().into_std()) {
             let endpoint = lease.endpoint();
             let began = Instant::now();
+            if let Some(connection) = kept(endpoint) {
+                return Ok((Line::Kept(connection), lease, began));
+            }
             let by = deadline.min(began + self.connect_timeout);
             let dialled = timeout_at(by, self.dialler.dial(endpoint)).await;
             let fault = match dialled.unwrap_or(Err(DialFault::Late(self.connect_timeout))) {
-                Ok(stream) => return Ok((stream, lease, began)),
+                Ok(stream) => return Ok((Line::Fresh(stream), lease, began)),
                 Err(fault) => fault,
             };
             let late = matches!(fault, DialFault::Late(_));

@@ -129,7 +129,8 @@ pub enum Malformed {
     Extensions,
 }
 
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+/// Whether a request asks for a WebSocket, well or badly.
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     fields::names(headers, &UPGRADE, "websocket") && fields::names(headers, &CONNECTION, "upgrade")
 }
 

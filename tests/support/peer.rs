@@ -245,6 +245,20 @@ impl Reader {
         answer
     }
 
+    /// A request with its body, if it has one.
+    pub async fn request(&mut self) -> Message {
+        let mut request = self.head().await;
+        request.body = soon("a request's body", async {
+            match request.header("content-length") {
+                _ if request.header("transfer-encoding").is_some() => self.chunks().await,
+                Some(length) => self.exactly(length.parse().expect("a length")).await,
+                None => Vec::new(),
+            }
+        })
+        .await;
+        request
+    }
+
     async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
