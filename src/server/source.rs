@@ -127,7 +127,9 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
     let diagnostic = |path: Option<&Path>, fault: &dyn std::error::Error| {
         Diagnostic::fault(span(loaded, path), fault.to_string()).label("this file")
     };
-    let tls = tls(loaded).flat_map(tls::faults).map(|fault| diagnostic(fault.path(), &fault));
+    let upstreams = loaded.config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+    let tls = tls(loaded).flat_map(tls::faults).chain(upstreams.flat_map(tls::upstream_faults));
+    let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());
     tls.chain(seeds.map(|fault| diagnostic(Some(fault.path()), &fault))).collect()

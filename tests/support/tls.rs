@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -60,15 +61,67 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), certificate, folder }
     }
 
+    /// One that nobody trusts who was not told to.
+    pub fn unknown() -> Authority {
+        Authority::new()
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// `{ chain = …, key = … }` of a new server certificate for `name` and the listeners' addresses.
     pub fn server(&self, name: &str) -> String {
+        self.files(name, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// `{ chain = …, key = … }` of a new certificate that a client may show.
+    pub fn client_files(&self, name: &str) -> String {
+        self.files(name, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A server with a certificate for these names and no others.
+    pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        self.acceptor_of(names, |_| {}, false)
+    }
+
+    pub fn expired_acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_of(&[name], expire, false)
+    }
+
+    /// A server that wants a certificate of this authority.
+    pub fn demanding_acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_of(&[name], |_| {}, true)
+    }
+
+    fn acceptor_of(
+        &self,
+        names: &[&str],
+        change: impl Fn(&mut CertificateParams),
+        demanding: bool,
+    ) -> TlsAcceptor {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("a certificate's parameters");
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
+        let builder = ServerConfig::builder();
+        let builder = match demanding {
+            false => builder.with_no_client_auth(),
+            true => {
+                let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots())).build();
+                builder.with_client_cert_verifier(verifier.expect("a verifier"))
+            }
+        };
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key);
+        TlsAcceptor::from(Arc::new(config.expect("a certificate and its key")))
+    }
+
+    fn files(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> String {
         let chain = self.file(&format!("{name}.{}.pem", serial()));
         let key = chain.with_extension("key");
-        let pair = self.pair(name);
+        let pair = self.pair_for(name, usage, |_| {});
         std::fs::write(&chain, pair.chain).expect("a certificate's file");
         std::fs::write(&key, pair.key).expect("a key's file");
         format!("{{ chain = {chain:?}, key = {key:?} }}")
@@ -76,26 +129,23 @@ impl Authority {
 
     /// A new server certificate in PEM, in no file.
     pub fn pair(&self, name: &str) -> Pair {
-        Pair::of(&self.issue(name, ExtendedKeyUsagePurpose::ServerAuth))
+        self.pair_for(name, ExtendedKeyUsagePurpose::ServerAuth, |_| {})
     }
 
     /// One that was valid once.
     pub fn expired_pair(&self, name: &str) -> Pair {
-        let end = |params: &mut CertificateParams| {
-            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        };
-        Pair::of(&self.issue_with(name, ExtendedKeyUsagePurpose::ServerAuth, end))
+        self.pair_for(name, ExtendedKeyUsagePurpose::ServerAuth, expire)
     }
 
-    /// A server of the test's own, with a certificate for `name`.
-    pub fn acceptor(&self, name: &str) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("a certificate and its key");
-        TlsAcceptor::from(Arc::new(config))
+    fn pair_for(
+        &self,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
+        let (certificate, key) = self.issue_with(name, usage, change);
+        let (chain, key) = (certificate.pem(), key.serialize_pem());
+        Pair { chain, key, der: certificate.der().clone() }
     }
 
     /// A client that takes only `versions` (empty: the usual ones) and shows no certificate.
@@ -140,14 +190,14 @@ impl Authority {
         &self,
         name: &str,
         usage: ExtendedKeyUsagePurpose,
-        edit: impl FnOnce(&mut CertificateParams),
+        change: impl FnOnce(&mut CertificateParams),
     ) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let names = [name, "127.0.0.1", "127.0.0.2"].map(str::to_owned).to_vec();
         let mut params = CertificateParams::new(names).expect("a certificate's parameters");
         params.distinguished_name = named(name);
         params.extended_key_usages = vec![usage];
-        edit(&mut params);
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).expect("a signature"), key)
     }
 }
@@ -160,11 +210,9 @@ pub struct Pair {
     pub der: CertificateDer<'static>,
 }
 
-impl Pair {
-    fn of((certificate, key): &(rcgen::Certificate, KeyPair)) -> Pair {
-        let (chain, key) = (certificate.pem(), key.serialize_pem());
-        Pair { chain, key, der: certificate.der().clone() }
-    }
+fn expire(params: &mut CertificateParams) {
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
 }
 
 fn named(name: &str) -> DistinguishedName {
