@@ -7,9 +7,11 @@
 
 pub mod authorize;
 mod concurrency;
+pub mod keys;
 mod origin;
 mod rate;
 mod subject;
+pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
