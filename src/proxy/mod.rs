@@ -11,6 +11,7 @@ pub mod body;
 pub mod headers;
 pub mod rejection;
 mod stickiness;
+mod token;
 mod turn_away;
 mod websocket;
 
