@@ -216,6 +216,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "on_removed": on_removed,
         "clients": admittance.clients,
         "origin": admittance.origin,
+        "token": admittance.token,
         "authorize": admittance.authorize,
         "reject": admittance.reject,
         "limits.handshakes.per_client": admittance.handshakes_per_client,
@@ -241,6 +242,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "timeouts.max_age": max_age,
         "timeouts.close": close,
         "unauthorized_code": unauthorized_code,
+        "token.on_expiry": on_expiry,
         "authorize.recheck": recheck,
     });
 }

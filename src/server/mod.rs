@@ -63,8 +63,8 @@ pub enum Signal {
 }
 
 impl Server {
-    /// Binds the listeners, and reads the certificates of both sides and the upstreams' seeds.
-    /// `page` is served at `/` where no route is.
+    /// Binds the listeners, and reads the certificates of both sides, the upstreams' seeds and the
+    /// keys of tokens. `page` is served at `/` where no route is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let mut listeners = Listeners::default();
         let next = listeners.prepare(&config.listeners)?;
@@ -86,6 +86,7 @@ impl Server {
         signals: mpsc::Receiver<Signal>,
         reloading: Option<Reloading>,
     ) -> io::Result<()> {
+        self.snapshot.rings.feed();
         self.snapshot.clusters().for_each(Cluster::watch);
         let occupancy = Occupancy::new(workers(&self.config));
         let published = Arc::new(ArcSwap::from(self.snapshot));

@@ -190,6 +190,7 @@ impl Control {
 
         let fresh = self.listeners.replace(listeners);
         let generation = next.generation;
+        next.rings.feed();
         before.clusters().for_each(|cluster| cluster.unwatch());
         next.clusters().for_each(Cluster::watch);
         self.published.store(next);
