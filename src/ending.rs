@@ -69,6 +69,7 @@ pub enum Reason {
     SlowConsumer(Side),
     IdleTimeout,
     MaxAge,
+    TokenExpired,
     /// The authorizer was asked again, and refused.
     AuthorizationRevoked,
     Drain,
@@ -110,7 +111,7 @@ pub enum Manner {
 
 impl Reason {
     /// Every word that [`Reason::as_str`] can say.
-    pub const WORDS: [&'static str; 18] = [
+    pub const WORDS: [&'static str; 19] = [
         "client_close",
         "upstream_close",
         "client_lost",
@@ -125,6 +126,7 @@ impl Reason {
         "slow_consumer",
         "idle_timeout",
         "max_age",
+        "token_expired",
         "authorization_revoked",
         "drain",
         "endpoint_removed",
@@ -151,6 +153,7 @@ impl Reason {
             Reason::SlowConsumer(_) => "slow_consumer",
             Reason::IdleTimeout => "idle_timeout",
             Reason::MaxAge => "max_age",
+            Reason::TokenExpired => "token_expired",
             Reason::AuthorizationRevoked => "authorization_revoked",
             Reason::Drain => "drain",
             Reason::EndpointRemoved => "endpoint_removed",
@@ -182,7 +185,7 @@ impl Reason {
             | Reason::Drain
             | Reason::EndpointRemoved
             | Reason::RouteRemoved => Manner::Orderly,
-            Reason::AuthorizationRevoked => Manner::Expelled,
+            Reason::TokenExpired | Reason::AuthorizationRevoked => Manner::Expelled,
         }
     }
 
@@ -213,7 +216,9 @@ impl Reason {
             }
             Reason::IdleTimeout | Reason::MaxAge => (Some(Away), Some(Away)),
             // The route's `unauthorized_code`, where it says another.
-            Reason::AuthorizationRevoked => (Some(CloseCode::Library(4001)), Some(Away)),
+            Reason::TokenExpired | Reason::AuthorizationRevoked => {
+                (Some(CloseCode::Library(4001)), Some(Away))
+            }
             Reason::Drain | Reason::EndpointRemoved | Reason::RouteRemoved => {
                 (Some(Restart), Some(Away))
             }
@@ -278,6 +283,7 @@ mod tests {
             (Reason::SlowConsumer(Upstream), "slow_consumer", Blame::Upstream, 1012, 1008),
             (Reason::IdleTimeout, "idle_timeout", Blame::Edge, 1001, 1001),
             (Reason::MaxAge, "max_age", Blame::Edge, 1001, 1001),
+            (Reason::TokenExpired, "token_expired", Blame::Edge, 4001, 1001),
             (Reason::AuthorizationRevoked, "authorization_revoked", Blame::Edge, 4001, 1001),
             (Reason::Drain, "drain", Blame::Edge, 1012, 1001),
             (Reason::EndpointRemoved, "endpoint_removed", Blame::Edge, 1012, 1001),

@@ -25,6 +25,7 @@
 //! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
+//! | [`keyring`] | the keys of tokens: files, and issuers that are asked now and then |
 //! | [`upstream`] | clusters, endpoints, their health, the choice of one, dialling, the handshake |
 //! | [`policy`] | who may come in: networks, origins, rates, caps, authorizers → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
@@ -60,6 +61,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod ending;
+pub mod keyring;
 pub mod metrics;
 pub mod net;
 pub mod plan;

@@ -62,6 +62,14 @@ impl RouteTally {
     }
 }
 
+/// How fetches of keys came out; the control thread counts.
+#[derive(Debug, Default)]
+pub struct Fetches {
+    pub ok: Count,
+    pub failed: Count,
+    pub unchanged: Count,
+}
+
 /// What came from one side, counted as it was read: frames that the edge answers itself too,
 /// frames that it makes never.
 #[derive(Debug, Default)]

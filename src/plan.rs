@@ -34,6 +34,8 @@ pub struct Plan {
     pub idle: Option<Duration>,
     /// The longest life of a connection, shortened by jitter.
     pub max_age: Option<Duration>,
+    /// When the token that a connection came by expires.
+    pub on_expiry: OnExpiry,
     /// How long a peer has to answer a Close, and a direction to reach its boundary.
     pub close: Duration,
     /// What a client is told that is not, or no longer, authorized.
@@ -84,6 +86,13 @@ pub enum Action {
     Throttle,
     /// The message goes no further. Never for bytes.
     Drop,
+}
+
+/// What becomes of a live connection when its token expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExpiry {
+    Close,
+    Keep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +171,7 @@ impl Default for Plan {
             },
             idle: None,
             max_age: None,
+            on_expiry: OnExpiry::Close,
             close: seconds(5),
             unauthorized_code: CloseCode::Library(4001),
             recheck: None,

@@ -13,10 +13,12 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::{
-    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, PlainHttp, Reject, Rewrite, Utf8,
+    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, PlainHttp, Reject, Rewrite,
+    Token, TokenSource, Utf8,
 };
 use crate::control::About;
 use crate::ending::Reason;
+use crate::keyring::{KeyringFault, Ring, Rings};
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
@@ -29,6 +31,8 @@ pub struct Snapshot {
     named: HashMap<Arc<str>, Arc<Route>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     pub trusted_proxies: Vec<IpNet>,
+    /// The keys of tokens that issuers publish.
+    pub rings: Rings,
     /// A page for plain HTTP where no route serves; the demo has one.
     pub page: Option<&'static str>,
 }
@@ -46,6 +50,7 @@ pub struct Route {
     pub name: Arc<str>,
     pub cluster: Arc<Cluster>,
     pub policy: Policy,
+    pub token: Option<TokenAsked>,
     /// The last question to the authorizer was not answered.
     pub authorizer_fails: AtomicBool,
     /// Every field by which the upstream is told what others say of a client.
@@ -74,13 +79,41 @@ pub enum Fate {
     Ends(Reason),
 }
 
+/// Where a route's tokens are, and what they are verified by.
+pub struct TokenAsked {
+    pub from: Vec<TokenSource>,
+    pub strip: bool,
+    pub keys: Arc<Ring>,
+}
+
+impl TokenAsked {
+    fn new(
+        token: &Token,
+        rings: &mut Rings,
+        before: Option<&Rings>,
+    ) -> Result<TokenAsked, KeyringFault> {
+        let keys = rings.of(token, before)?;
+        Ok(TokenAsked { from: token.from.clone(), strip: token.strip, keys })
+    }
+}
+
+/// Why a configuration comes to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotFault {
+    #[error(transparent)]
+    Upstream(#[from] Box<UpstreamFault>),
+    #[error("keys of tokens: {0}")]
+    Keys(#[from] KeyringFault),
+}
+
 impl Snapshot {
-    /// What `config` comes to beside what ran before. Reads the files that upstreams need.
+    /// What `config` comes to beside what ran before. Reads the files that upstreams need, and the
+    /// keys of tokens that files and the environment hold.
     pub fn new(
         config: &Config,
         before: Option<&Snapshot>,
         page: Option<&'static str>,
-    ) -> Result<Snapshot, Box<UpstreamFault>> {
+    ) -> Result<Snapshot, SnapshotFault> {
         let cluster = |upstream: &config::Upstream| {
             let before = before.and_then(|before| before.cluster(&upstream.name));
             let cluster = Cluster::new(upstream, before.map(|before| &**before)).map(Arc::new);
@@ -89,25 +122,50 @@ impl Snapshot {
         };
         let clusters: Vec<Arc<Cluster>> =
             config.upstreams.iter().map(cluster).collect::<Result<_, _>>()?;
-        let route = |route: &config::Route| {
+        let rings_before = before.map(|before| &before.rings);
+        let mut rings = Rings::beside(rings_before);
+        let mut routes: Vec<(Place, Arc<Route>)> = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
             let before = before.and_then(|before| before.route(&route.name));
             let cluster = clusters[route.upstream].clone();
+            let token = route.admittance.token.as_ref();
+            let token = token.map(|token| TokenAsked::new(token, &mut rings, rings_before));
+            let token = token.transpose()?;
             let place = Place {
                 host: route.host.clone(),
                 path: route.path.clone(),
                 listeners: route.listeners.clone(),
             };
-            (place, Arc::new(Route::new(route, cluster, before.map(|before| &**before))))
-        };
-        let routes: Vec<(Place, Arc<Route>)> = config.routes.iter().map(route).collect();
+            let route = Route::new(route, cluster, token, before.map(|before| &**before));
+            routes.push((place, Arc::new(route)));
+        }
         Ok(Snapshot {
             generation: before.map_or(1, |before| before.generation + 1),
             named: routes.iter().map(|(_, route)| (route.name.clone(), route.clone())).collect(),
             clusters: clusters.into_iter().map(|one| (one.name().clone(), one)).collect(),
             routes: Table::new(routes),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            rings,
             page,
         })
+    }
+
+    /// Begins what goes on beside connections: names are looked up, endpoints probed, keys
+    /// fetched. On the control thread.
+    pub fn begin(&self) {
+        self.clusters().for_each(Cluster::watch);
+        self.rings.feed();
+    }
+
+    /// Takes the place of `before`, whose state it has; what has to do with both is done now.
+    pub fn replace(&self, before: &Snapshot) {
+        before.clusters().for_each(|cluster| cluster.unwatch());
+        self.begin();
+        for route in self.named_routes() {
+            if let Some(before) = before.route(&route.name) {
+                route.renew_rates(&before.plan);
+            }
+        }
     }
 
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
@@ -150,20 +208,17 @@ impl Snapshot {
 }
 
 impl Route {
-    fn new(route: &config::Route, cluster: Arc<Cluster>, before: Option<&Route>) -> Route {
-        let policy = Policy::new(&route.admittance, before.map(|before| &before.policy));
-        let renewed = before.map(|before| route.plan.quotas_differ(&before.plan));
-        let [messages, bytes] = renewed.unwrap_or_default();
-        if messages {
-            policy.renew(|rates| &rates.messages);
-        }
-        if bytes {
-            policy.renew(|rates| &rates.bytes);
-        }
+    fn new(
+        route: &config::Route,
+        cluster: Arc<Cluster>,
+        token: Option<TokenAsked>,
+        before: Option<&Route>,
+    ) -> Route {
         Route {
             name: route.name.clone(),
             cluster,
-            policy,
+            policy: Policy::new(&route.admittance, before.map(|before| &before.policy)),
+            token,
             on_removed: route.on_removed,
             authorizer_fails: AtomicBool::new(false),
             claimed: claimed(&route.admittance),
@@ -179,9 +234,21 @@ impl Route {
             plan: route.plan.clone(),
         }
     }
+
+    /// What subjects have used up of rates that are others now is forgotten.
+    fn renew_rates(&self, before: &Plan) {
+        let [messages, bytes] = self.plan.quotas_differ(before);
+        if messages {
+            self.policy.renew(|rates| &rates.messages);
+        }
+        if bytes {
+            self.policy.renew(|rates| &rates.bytes);
+        }
+    }
 }
 
 fn claimed(admittance: &Admittance) -> Vec<HeaderName> {
+    let forwarded = admittance.token.iter().flat_map(|token| &token.forward);
     let copied = admittance.authorize.iter().flat_map(|authorize| &authorize.copy_headers);
-    copied.cloned().collect()
+    forwarded.map(|(_, header)| header).chain(copied).cloned().collect()
 }

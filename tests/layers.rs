@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     &["net"],
     &["control"],
     &["tunnel", "policy"],
-    &["upstream"],
+    &["upstream", "keyring"],
     &["snapshot"],
     &["proxy"],
     &["server", "admin"],

@@ -11,6 +11,7 @@ mod diff;
 mod logging;
 mod run;
 mod schema;
+mod token;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,9 @@ enum Command {
         #[arg(long)]
         certificate_only: bool,
     },
+    /// Make or read a token; for development
+    #[command(subcommand)]
+    Token(token::Token),
     /// Print the completions of a shell
     Completions { shell: clap_complete::Shell },
     /// Print the man page
@@ -74,6 +78,9 @@ pub fn main() -> ExitCode {
         Command::Diff { old, new } => return diff::diff(&old, &new),
         Command::Demo { certificate_only: true } => demo::make_certificate(),
         Command::Demo { certificate_only: false } => demo::demo(),
+        Command::Token(command) => {
+            return token::token(command).unwrap_or_else(|error| fail(&error));
+        }
         Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

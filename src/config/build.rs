@@ -12,27 +12,28 @@ use super::balancing::Balancing;
 use super::names::{ClientCertificate, FileName, MissingOrigin, Network, PathPrefix};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
+use super::tokens::{Variable, Words};
 use super::{
     Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config, Drain,
-    HashKey, HeaderEdits, Health, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log,
-    NamedFile, Networks, Origin, Passive, Reject, Resolve, Rewrite, Route, Server, Upstream,
-    UpstreamTls, file,
+    HashKey, HeaderEdits, Health, KeySource, Listener, ListenerLimits, ListenerTimeouts,
+    ListenerTls, Log, NamedFile, NamedVariable, Networks, Origin, Passive, Reject, Resolve,
+    Rewrite, Route, Server, Token, Upstream, UpstreamTls, file,
 };
-use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
+use crate::plan::{Allowance, Beat, Heartbeat, OnExpiry, Plan, Sizes};
 use crate::route::HostPattern;
 
 /// `control_frames`: so many times its number at once.
 const CONTROL_BURST: u64 = 10;
 
-/// The configuration, and every file it names; relative names begin at `folder`.
-pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Vec<NamedFile>)> {
-    let mut files = Files { folder, named: Vec::new() };
+/// The configuration, and what it names outside of itself; relative names begin at `folder`.
+pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Named)> {
+    let mut files = Files { folder, named: Named::default() };
     let upstreams: Vec<Upstream> =
         all(file.upstream.value?.0, |table| upstream(table, &mut files))?;
     let config = Config {
         server: server(file.server.value?)?,
         listeners: all(file.listener.value?.0, |table| listener(table, &mut files))?,
-        routes: all(file.route.value?.0, |table| route(table, &upstreams))?,
+        routes: all(file.route.value?.0, |table| route(table, &upstreams, &mut files))?,
         upstreams,
     };
     Some((config, files.named))
@@ -42,18 +43,31 @@ fn all<T, U>(items: Vec<T>, make: impl FnMut(T) -> Option<U>) -> Option<Vec<U>> 
     items.into_iter().map(make).collect()
 }
 
-/// The files that the configuration names.
+/// What a configuration names outside of itself.
+#[derive(Default)]
+pub(super) struct Named {
+    pub files: Vec<NamedFile>,
+    pub variables: Vec<NamedVariable>,
+}
+
 struct Files<'a> {
     folder: &'a Path,
-    named: Vec<NamedFile>,
+    named: Named,
 }
 
 impl Files<'_> {
     fn add(&mut self, name: Spanned<FileName>, purpose: &'static str) -> std::path::PathBuf {
         let span = name.span();
         let path = self.folder.join(name.into_inner().0);
-        self.named.push(NamedFile { path: path.clone(), span, purpose });
+        self.named.files.push(NamedFile { path: path.clone(), span, purpose });
         path
+    }
+
+    fn variable(&mut self, name: Spanned<Variable>) -> String {
+        let span = name.span();
+        let name = name.into_inner().0;
+        self.named.variables.push(NamedVariable { name: name.clone(), span });
+        name
     }
 }
 
@@ -216,7 +230,7 @@ fn affinity_cookie(table: file::AffinityCookie) -> Option<AffinityCookie> {
 
 // ---- routes ----
 
-fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
+fn route(table: file::Route, upstreams: &[Upstream], files: &mut Files<'_>) -> Option<Route> {
     let name = table.upstream.value?.into_inner().0;
     let listeners = table.listeners.value?;
     let subprotocols = table.subprotocols.value?;
@@ -230,13 +244,17 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         handshakes: limits.handshakes.value.take()?,
         connections: limits.connections.value.take()?,
     };
+    let (token, on_expiry) = match table.token.value? {
+        Some(table) => token(table, files).map(|(token, expiry)| (Some(token), expiry))?,
+        None => (None, OnExpiry::Close),
+    };
     let (authorize, recheck) = match table.authorize.value? {
         Some(table) => authorize(table).map(|(authorize, recheck)| (Some(authorize), recheck))?,
         None => (None, None),
     };
     let code = table.unauthorized_code.value?;
     let plan = plan(limits, table.heartbeat.value?, timeouts, code)?;
-    let plan = Plan { recheck, ..plan };
+    let plan = Plan { on_expiry, recheck, ..plan };
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
         name: table.name.value?.into_inner().0.into(),
@@ -255,7 +273,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         compression: table.compression.value?,
         utf8: table.utf8.value?,
         on_removed: table.on_removed.value?,
-        admittance: Admittance { rates_per_subject, authorize, ..admittance(gates)? },
+        admittance: Admittance { token, rates_per_subject, authorize, ..admittance(gates)? },
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
         plan: Arc::new(plan),
@@ -292,8 +310,44 @@ fn admittance(gates: Gates) -> Option<Admittance> {
     if let Some(table) = gates.connections {
         admittance.connections_total = table.total.value?.map(Count::as_usize);
         admittance.connections_per_client = table.per_client.value?.map(Count::as_usize);
+        admittance.connections_per_subject = table.per_subject.value?.map(Count::as_usize);
     }
     Some(admittance)
+}
+
+/// The rule, and what becomes of live connections.
+fn token(table: file::Token, files: &mut Files<'_>) -> Option<(Token, OnExpiry)> {
+    let inner = |words: Spanned<Words>| words.into_inner().0;
+    let audience = table.audience.value?.unwrap_or_default();
+    let forward = table.forward.value?.0;
+    let token = Token {
+        from: table.from.value?.into_iter().map(Spanned::into_inner).collect(),
+        algorithms: table.algorithms.value?.into_iter().map(Spanned::into_inner).collect(),
+        keys: keys(table.keys.value?, files)?,
+        issuer: table.issuer.value?.map(|words| words.0),
+        audience: audience.into_iter().map(inner).collect(),
+        required: table.required.value?.0,
+        leeway: table.leeway.value?,
+        forward: forward.into_iter().map(|(claim, header, _)| (claim, header)).collect(),
+        strip: table.strip.value?,
+    };
+    Some((token, table.on_expiry.value?))
+}
+
+fn keys(table: file::Keys, files: &mut Files<'_>) -> Option<KeySource> {
+    if let Some(url) = table.jwks_url.value? {
+        return Some(KeySource::JwksUrl(url.into_inner().0));
+    }
+    if let Some(name) = table.jwks_file.value? {
+        return Some(KeySource::JwksFile(files.add(name, "key set")));
+    }
+    if let Some(name) = table.public_key_file.value? {
+        return Some(KeySource::PublicKeyFile(files.add(name, "public key")));
+    }
+    if let Some(name) = table.secret_file.value? {
+        return Some(KeySource::SecretFile(files.add(name, "secret")));
+    }
+    table.secret_env.value?.map(|name| KeySource::SecretEnv(files.variable(name)))
 }
 
 /// The service, and how often it is asked again.
@@ -360,6 +414,7 @@ fn plan(
         idle: lasting(timeouts.idle.value?),
         max_age: lasting(timeouts.max_age.value?),
         close: timeouts.close.value?.0,
+        on_expiry: OnExpiry::Close,
         unauthorized_code: unauthorized_code.0.into(),
         recheck: None,
     })

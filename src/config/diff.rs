@@ -230,7 +230,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
             connections_total: _, connections_per_client: _, connections_per_subject: _,
             // It follows from the rates.
             rates_per_subject: _,
-            authorize: _, reject: _,
+            authorize: _, reject: _, token: _,
         },
         plan,
     } = after;
@@ -238,7 +238,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
     let Plan {
         client: _, upstream: _, control_frames: _, messages: _, bytes: _, frame_stall: _,
         backlog: _, slow_consumer: _, heartbeat: _, idle: _, max_age: _, close: _,
-        unauthorized_code: _, recheck: _,
+        unauthorized_code: _, recheck: _, on_expiry: _,
     } = &**plan;
     compare!(before, after, found, Effect::NextHandshake, {
         "host": host,
@@ -255,6 +255,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "on_removed": on_removed,
         "clients": admittance.clients,
         "origin": admittance.origin,
+        "token": admittance.token,
         "authorize": admittance.authorize,
         "reject": admittance.reject,
         "limits.handshakes.per_client": admittance.handshakes_per_client,
@@ -280,6 +281,7 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "timeouts.max_age": max_age,
         "timeouts.close": close,
         "unauthorized_code": unauthorized_code,
+        "token.on_expiry": on_expiry,
         "authorize.recheck": recheck,
     });
 }

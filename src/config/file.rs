@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jsonwebtoken::Algorithm;
 use toml::Spanned;
 
 use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
@@ -16,12 +17,13 @@ use super::names::{
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
 use super::reader::{Literal, Tables, table};
+use super::tokens::{Forwarded, KeysUrl, RequiredClaims, Variable, Words};
 use super::urls::Url;
 use super::{
     Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern,
-    PlainHttp, Probe, Reject, SameSite, Utf8,
+    PlainHttp, Probe, Reject, SameSite, TokenSource, Utf8,
 };
-use crate::plan::{Action, Payer};
+use crate::plan::{Action, OnExpiry, Payer};
 use crate::route::{HostPattern, PathPattern};
 
 /// A size that may be any.
@@ -288,6 +290,8 @@ table! {
         clients: Clients = Literal::EmptyTable,
         /// Which pages may connect: "any" or a table; absent: those of the host they call.
         origin: Option<StatedOrigin>,
+        /// Who may come by a signed token (JWT).
+        token: Option<Token>,
         /// What becomes of its sockets when the route is deleted from this file.
         on_removed: OnRemoved = "close",
         /// How a refused upgrade is told: by its status, or by a Close with 4000 + status.
@@ -312,7 +316,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "token",
+        "redirect",
     ]
 }
 
@@ -333,6 +337,50 @@ table! {
         allow: Vec<OriginPattern>,
         /// Whether a request without an Origin, which no browser sends, may come.
         missing: MissingOrigin = "reject",
+    }
+}
+
+table! {
+    /// Who may come by a signed token (JWT).
+    "[route.token]": Token {
+        /// Where a token may be; the first of these that is present decides.
+        from: Vec<Spanned<TokenSource>> = Literal::Texts(&[
+            "header:authorization", "cookie:token", "query:token", "subprotocol:bearer",
+        ]),
+        /// How tokens may be signed.
+        algorithms: Vec<Spanned<Algorithm>> = Literal::Texts(&["RS256", "ES256", "EdDSA"]),
+        /// What signatures are verified by: the URL of a key set, or a file or variable with keys.
+        keys: Keys,
+        /// What `iss` must be; absent: anything.
+        issuer: Option<Words>,
+        /// One of these must be in `aud`; absent: anything.
+        audience: Option<Vec<Spanned<Words>>>,
+        /// Claims and what they must be or contain.
+        required: RequiredClaims = Literal::EmptyTable,
+        /// How far clocks may differ.
+        leeway: Duration = "30s",
+        /// What becomes of a live connection when its token expires.
+        on_expiry: OnExpiry = "close",
+        /// Claims and the headers in which the upstream is told them.
+        forward: Forwarded = Literal::EmptyTable,
+        /// Whether the token is taken out of the request before it goes to the upstream.
+        strip: bool = true,
+    }
+}
+
+table! {
+    /// What signatures are verified by: one of these.
+    "[route.token.keys]": Keys {
+        /// Where the issuer publishes its keys (a JWKS): https, or http on this machine.
+        jwks_url: Option<Spanned<KeysUrl>>,
+        /// A file with such a set.
+        jwks_file: Option<Spanned<FileName>>,
+        /// A file with a public key in PEM.
+        public_key_file: Option<Spanned<FileName>>,
+        /// A file with a secret; a line break at its end is not part of it.
+        secret_file: Option<Spanned<FileName>>,
+        /// An environment variable with a secret.
+        secret_env: Option<Spanned<Variable>>,
     }
 }
 
@@ -409,8 +457,9 @@ table! {
         total: Option<Count>,
         /// Of one client: an IPv4 address or an IPv6 /64.
         per_client: Option<Count>,
+        /// Of one subject, as a token or an authorizer names it.
+        per_subject: Option<Count>,
     }
-    later ["per_subject"]
 }
 
 table! {

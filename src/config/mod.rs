@@ -1,9 +1,9 @@
 //! From the text of a file to a validated [`Config`], or to every fault in it at once.
 //!
 //! `file` declares the shape of the TOML, `reader` reads it and goes on after a fault, `quantities`,
-//! `names`, `origins`, `urls` and `balancing` read what stands behind one key, `validate` knows
-//! what keys have to do with each other, `build` makes the final types, `diagnostics` is what a
-//! person reads when a file is wrong, `schema` what an editor reads. Only a `Config` leaves this
+//! `names`, `origins`, `urls`, `tokens` and `balancing` read what stands behind one key, `validate`
+//! knows what keys have to do with each other, `build` makes the final types, `diagnostics` is what
+//! a person reads when a file is wrong, `schema` what an editor reads. Only a `Config` leaves this
 //! module, and one exists only when it passed.
 
 mod balancing;
@@ -17,9 +17,11 @@ mod origins;
 mod quantities;
 mod reader;
 mod schema;
+mod tokens;
 mod urls;
 mod validate;
 mod validate_balancing;
+mod validate_token;
 
 #[cfg(test)]
 mod tests;
@@ -33,12 +35,14 @@ use std::{fmt, io};
 
 use http::{HeaderName, HeaderValue, Uri};
 use ipnet::IpNet;
+use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
 pub use self::diff::{Change, Effect, changes};
 pub use self::quantities::duration;
 pub use self::schema::schema;
+pub use self::tokens::algorithm;
 use crate::plan::{Plan, Rate};
 use crate::route::{HostPattern, PathPattern};
 
@@ -68,8 +72,9 @@ impl Config {
             Err(error) => return Err(LoadError::Faulty(not_utf8(path, &error))),
         };
         match Config::parse(&text, path) {
-            Ok(Parsed { config, warnings, files }) => {
-                Ok(Loaded { config, files, warnings: Report::new(path, &text, warnings) })
+            Ok(Parsed { config, warnings, files, variables }) => {
+                let warnings = Report::new(path, &text, warnings);
+                Ok(Loaded { config, files, variables, warnings })
             }
             Err(faults) => Err(LoadError::Faulty(Report::new(path, &text, faults))),
         }
@@ -82,6 +87,7 @@ pub struct Parsed {
     pub config: Config,
     pub warnings: Vec<Diagnostic>,
     pub files: Vec<NamedFile>,
+    pub variables: Vec<NamedVariable>,
 }
 
 /// What a good file holds.
@@ -91,6 +97,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// Every file that the configuration names.
     pub files: Vec<NamedFile>,
+    /// Every environment variable that it names.
+    pub variables: Vec<NamedVariable>,
 }
 
 impl Loaded {
@@ -99,9 +107,11 @@ impl Loaded {
         &self.warnings.text
     }
 
-    /// The faults of the files it names; empty when all can be read.
+    /// The faults of the files and variables it names; empty when all can be read.
     pub fn check_files(&self) -> Report {
-        self.report(unreadable(&self.files))
+        let mut faults = unreadable(&self.files);
+        faults.extend(self.variables.iter().filter_map(NamedVariable::fault));
+        self.report(faults)
     }
 
     /// Diagnostics of this text.
@@ -135,6 +145,25 @@ pub struct NamedFile {
     pub span: Span,
     /// What it is for: "certificate chain".
     pub purpose: &'static str,
+}
+
+/// An environment variable that the configuration names, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedVariable {
+    pub name: String,
+    pub span: Span,
+}
+
+impl NamedVariable {
+    fn fault(&self) -> Option<Diagnostic> {
+        if std::env::var_os(&self.name).is_some() {
+            return None;
+        }
+        let message = format!("the environment has no variable {}", self.name);
+        let help = "set it for the process that runs wsgate, or put the secret into a file and \
+                    write secret_file = \"…\"";
+        Some(Diagnostic::fault(self.span.clone(), message).label("not set here").help(help))
+    }
 }
 
 /// A fault for each file that is not there or cannot be read.
@@ -437,6 +466,7 @@ pub struct Route {
 pub struct Admittance {
     pub clients: Networks,
     pub origin: Origin,
+    pub token: Option<Token>,
     /// Handshakes of one client (an IPv4 address or an IPv6 /64).
     pub handshakes_per_client: Option<Rate>,
     /// Handshakes of all clients together.
@@ -493,6 +523,61 @@ pub enum Origin {
         /// Whether a request without an Origin, which is no browser's, may come.
         missing_allowed: bool,
     },
+}
+
+/// Who may come by a signed token (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Where it may be: the first that is present decides. At least one.
+    pub from: Vec<TokenSource>,
+    /// How it may be signed. At least one.
+    pub algorithms: Vec<Algorithm>,
+    pub keys: KeySource,
+    pub issuer: Option<String>,
+    /// Empty: any.
+    pub audience: Vec<String>,
+    /// Claims that must be equal to a text, whole number or truth value, or contain it.
+    pub required: Vec<(String, serde_json::Value)>,
+    pub leeway: Duration,
+    /// Claims, and the headers that tell them to the upstream.
+    pub forward: Vec<(String, HeaderName)>,
+    /// The token goes no further.
+    pub strip: bool,
+}
+
+/// Where a request may have its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// Of `authorization` what follows `Bearer`, of any other header its value.
+    Header(HeaderName),
+    Cookie(String),
+    Query(String),
+    /// `bearer, <token>` or `bearer.<token>` among the subprotocols.
+    Subprotocol,
+}
+
+/// As a file writes it.
+impl fmt::Display for TokenSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenSource::Header(name) => write!(out, "header:{name}"),
+            TokenSource::Cookie(name) => write!(out, "cookie:{name}"),
+            TokenSource::Query(name) => write!(out, "query:{name}"),
+            TokenSource::Subprotocol => write!(out, "subprotocol:bearer"),
+        }
+    }
+}
+
+/// What signatures are verified by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A JWKS (RFC 7517) that an issuer publishes.
+    JwksUrl(Uri),
+    JwksFile(PathBuf),
+    PublicKeyFile(PathBuf),
+    SecretFile(PathBuf),
+    /// The name of an environment variable.
+    SecretEnv(String),
 }
 
 /// `https://app.example.com`, `https://*.example.com:8443` or `null`.

@@ -14,7 +14,7 @@ use toml::de::DeValue;
 use super::quantities::Count;
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
 use super::{Compression, EndpointAddress, LogFormat, OnRemoved, PlainHttp, Reject, Utf8};
-use crate::plan::{Action, Payer};
+use crate::plan::{Action, OnExpiry, Payer};
 use crate::route::{HostPattern, HostPatternFault, PathPattern, PathPatternFault};
 
 // ---- words ----
@@ -84,6 +84,12 @@ words!(
     Payer,
     "a holder of a rate",
     [("connection", Payer::Connection), ("subject", Payer::Subject)]
+);
+
+words!(
+    OnExpiry,
+    "what becomes of an expired token's connection",
+    [("close", OnExpiry::Close), ("keep", OnExpiry::Keep)]
 );
 
 words!(

@@ -264,6 +264,8 @@ pub(super) enum Literal {
     Whole(&'static str),
     Bool(bool),
     EmptyList,
+    /// A list of texts.
+    Texts(&'static [&'static str]),
     /// A table in which every key has its own default.
     EmptyTable,
 }
@@ -288,6 +290,7 @@ impl Literal {
             Literal::Whole(number) => whole(number),
             Literal::Bool(value) => DeValue::Boolean(value),
             Literal::EmptyList => DeValue::Array(DeArray::new()),
+            Literal::Texts(texts) => DeValue::Array(list(texts, &span)),
             Literal::EmptyTable => DeValue::Table(DeTable::new()),
         };
         Spanned::new(span, value)
@@ -299,9 +302,18 @@ impl Literal {
             Literal::Whole(number) => number.parse::<u32>().ok().into(),
             Literal::Bool(value) => value.into(),
             Literal::EmptyList => json!([]),
+            Literal::Texts(texts) => json!(texts),
             Literal::EmptyTable => json!({}),
         }
     }
+}
+
+fn list(texts: &'static [&'static str], span: &Span) -> DeArray<'static> {
+    let mut list = DeArray::new();
+    for text in texts {
+        list.push(Spanned::new(span.clone(), DeValue::String(DeString::Borrowed(text))));
+    }
+    list
 }
 
 /// toml makes an integer only by parsing one.

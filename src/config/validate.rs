@@ -18,7 +18,10 @@ use super::names::{Headers, Name};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
-use super::{Compression, EndpointAddress, Parsed, Utf8, build, validate_balancing as balancing};
+use super::{
+    Compression, EndpointAddress, Parsed, Utf8, build, validate_balancing as balancing,
+    validate_token as token,
+};
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
 
@@ -35,8 +38,9 @@ pub(super) fn config(file: File, faults: Faults, folder: &Path) -> Result<Parsed
         return Err(faults.into_iter().chain(warnings).collect());
     }
     let built = build::config(file, folder);
-    let (config, files) = built.expect("a file without fault has every value");
-    Ok(Parsed { config, warnings, files })
+    let (config, build::Named { files, variables }) =
+        built.expect("a file without fault has every value");
+    Ok(Parsed { config, warnings, files, variables })
 }
 
 pub(super) fn all_listeners(file: &File) -> &[Listener] {
@@ -232,6 +236,7 @@ fn routes(file: &File, found: &mut Faults) {
         subprotocols(route, found);
         utf8(route, found);
         origin(route, found);
+        token::token(route, found);
         users_known_by_certificate(route, file, found);
         authorize(route, found);
         dropped_messages(route, found);
@@ -480,14 +485,19 @@ fn dropped_messages(route: &Route, found: &mut Faults) {
 /// Who comes is known by a token or an authorizer alone.
 fn unnamed_subjects(route: &Route, found: &mut Faults) {
     let authorize = route.authorize.get().and_then(Option::as_ref);
-    if authorize.is_some_and(|table| table.subject.get().is_none_or(Option::is_some)) {
+    let by_authorizer =
+        authorize.is_some_and(|table| table.subject.get().is_none_or(Option::is_some));
+    if route.token.written || by_authorizer {
         return;
     }
     let Some(limits) = route.limits.get() else { return };
     let messages = limits.messages.get().and_then(Option::as_ref).map(|table| &table.per);
     let bytes = limits.bytes.get().and_then(Option::as_ref).map(|table| &table.per);
     let shared = messages.into_iter().chain(bytes);
-    let mut counted = shared.filter(|per| per.get() == Some(&Payer::Subject)).map(|per| &per.span);
+    let shared = shared.filter(|per| per.get() == Some(&Payer::Subject)).map(|per| &per.span);
+    let connections = limits.connections.get().and_then(Option::as_ref);
+    let cap = connections.map(|table| &table.per_subject).filter(|cap| cap.written);
+    let mut counted = shared.chain(cap.map(|cap| &cap.span));
     let Some(first) = counted.next() else { return };
     let message = "a limit per subject where nothing names a subject";
     let fault = Diagnostic::fault(first.clone(), message).label("whose?").help(

@@ -1,4 +1,5 @@
-//! Who may come in: networks, origins, rates, caps and authorizer of one route, in that order.
+//! Who may come in: networks, origins, rates, caps, tokens and authorizer of one route, in that
+//! order.
 //!
 //! Pure: the time, the client, the fields of its request and what others say of it are handed in.
 //! A request goes through the stages [`Policy::enter`], [`Entered::identify`] and
@@ -7,13 +8,15 @@
 
 pub mod authorize;
 mod concurrency;
+pub mod keys;
 mod origin;
 mod rate;
 mod subject;
+pub mod token;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 
@@ -23,6 +26,7 @@ pub use self::origin::OriginRefused;
 use self::rate::Handshakes;
 pub use self::subject::Subject;
 use self::subject::{Place, Subjects};
+use self::token::{Refused, TokenRule, Verified};
 use crate::config::{Admittance, Authorize, Networks};
 use crate::rate::{SharedBucket, SharedRates};
 
@@ -35,6 +39,7 @@ pub struct Policy {
     connections: Arc<Caps>,
     /// Where something is counted by subject.
     subjects: Option<Arc<Subjects>>,
+    token: Option<TokenRule>,
     authorize: Option<Authorize>,
 }
 
@@ -64,12 +69,21 @@ pub struct Identified<'p> {
     permit: Permit,
     subject: Option<Subject>,
     place: Option<Place>,
+    token: Option<Box<Verified>>,
 }
 
 /// Who comes, by the word of one who may say so.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Identity {
     pub subject: Option<Subject>,
+    /// The token that says it.
+    pub token: Option<Box<Verified>>,
+}
+
+impl From<Verified> for Identity {
+    fn from(token: Verified) -> Identity {
+        Identity { subject: token.subject().cloned(), token: Some(Box::new(token)) }
+    }
 }
 
 /// The proof that a request was admitted, and its places under the caps.
@@ -78,11 +92,23 @@ pub struct Admission {
     _permit: Permit,
     subject: Option<Subject>,
     place: Option<Place>,
+    /// Until the tunnel begins.
+    token: Option<Box<Verified>>,
 }
 
 impl Admission {
     pub fn subject(&self) -> Option<&Subject> {
         self.subject.as_ref()
+    }
+
+    /// A claim of the token that is a text, a number or a truth value, as text.
+    pub fn claim(&self, name: &str) -> Option<String> {
+        self.token.as_ref()?.claim(name)
+    }
+
+    /// Forgets what only the handshake needs, and says when the connection has to end.
+    pub fn settle(&mut self) -> Option<SystemTime> {
+        self.token.take().map(|token| token.expires())
     }
 
     /// What the subject has used up of its rates, on all its connections.
@@ -106,6 +132,13 @@ pub enum Denied {
     ClientCap,
     #[error("too many connections of this subject")]
     SubjectCap,
+    /// The route has a rule for tokens, and none was verified.
+    #[error("the request has no token")]
+    NoToken,
+    #[error("the request has a token twice, and which one is meant cannot be told")]
+    TwoTokens,
+    #[error("{0}")]
+    Token(Refused),
     /// The route counts by subject, and who comes is nobody.
     #[error("nothing names the subject that this route counts by")]
     NoSubject,
@@ -151,6 +184,7 @@ impl Policy {
             subjects: admittance
                 .counts_subjects()
                 .then(|| Subjects::new(admittance.connections_per_subject, subjects)),
+            token: admittance.token.as_ref().map(TokenRule::new),
             authorize: admittance.authorize.clone(),
         }
     }
@@ -200,19 +234,27 @@ impl Policy {
 }
 
 impl<'p> Entered<'p> {
+    /// What its token must be, where the route asks for one.
+    pub fn token_rule(&self) -> Option<&'p TokenRule> {
+        self.policy.token.as_ref()
+    }
+
     /// Judges it by who it is, and gives it a place under the cap of its subject, unless the
-    /// authorizer may name another.
+    /// authorizer may name another. Where the route asks for a token, nobody comes without one.
     pub fn identify(self, identity: Identity, now: Instant) -> Result<Identified<'p>, Denied> {
         let Entered { policy, permit } = self;
-        let Identity { subject } = identity;
+        let Identity { subject, token } = identity;
+        if policy.token.is_some() && token.is_none() {
+            return Err(Denied::NoToken);
+        }
         let named_later = policy.authorize.as_ref().is_some_and(|rules| rules.subject.is_some());
         let place = if named_later { None } else { policy.place(subject.as_ref(), now)? };
-        Ok(Identified { policy, permit, subject, place })
+        Ok(Identified { policy, permit, subject, place, token })
     }
 
     /// Admits it without asking who it is: a CORS preflight, which cannot say.
     pub fn anonymous(self) -> Admission {
-        Admission { _permit: self.permit, subject: None, place: None }
+        Admission { _permit: self.permit, subject: None, place: None, token: None }
     }
 }
 
@@ -224,7 +266,7 @@ impl<'p> Identified<'p> {
 
     /// Lets it in, with the approval of the authorizer where there is one.
     pub fn admit(self, approval: Option<Approval>, now: Instant) -> Result<Admission, Denied> {
-        let Identified { policy, permit, subject, place } = self;
+        let Identified { policy, permit, subject, place, token } = self;
         if policy.authorize.is_some() && approval.is_none() {
             return Err(Denied::NoVerdict("it was not asked".to_owned()));
         }
@@ -233,7 +275,7 @@ impl<'p> Identified<'p> {
             Some(place) => Some(place),
             None => policy.place(subject.as_ref(), now)?,
         };
-        Ok(Admission { _permit: permit, subject, place })
+        Ok(Admission { _permit: permit, subject, place, token })
     }
 }
 
@@ -316,7 +358,7 @@ mod tests {
     }
 
     fn answered(policy: &Policy, user: Option<&str>, now: Instant) -> Result<Admission, Denied> {
-        let identity = Identity { subject: Subject::new("of the token") };
+        let identity = Identity { subject: Subject::new("of the token"), token: None };
         let entered = policy.enter(applicant("192.0.2.1"), now)?;
         let identified = entered.identify(identity, now)?;
         let mut answer = http::Response::builder().status(200);
@@ -352,6 +394,31 @@ mod tests {
         let entered = policy.enter(applicant("192.0.2.1"), now).unwrap();
         let unasked = entered.identify(Identity::default(), now).unwrap().admit(None, now);
         assert!(matches!(unasked, Err(Denied::NoVerdict(_))));
+    }
+
+    #[test]
+    fn where_a_token_is_asked_for_nobody_comes_without_one() {
+        let now = Instant::now();
+        let policy = Policy::new(
+            &Admittance {
+                token: Some(crate::config::Token {
+                    from: Vec::new(),
+                    algorithms: Vec::new(),
+                    keys: crate::config::KeySource::SecretEnv("SECRET".to_owned()),
+                    issuer: None,
+                    audience: Vec::new(),
+                    required: Vec::new(),
+                    leeway: Duration::ZERO,
+                    forward: Vec::new(),
+                    strip: true,
+                }),
+                ..Admittance::default()
+            },
+            None,
+        );
+        let entered = policy.enter(applicant("192.0.2.1"), now).unwrap();
+        let forged = Identity { subject: Subject::new("ada"), token: None };
+        assert_eq!(entered.identify(forged, now).err(), Some(Denied::NoToken));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The route's policy, stage by stage, and whom it has to ask on the way.
 
-use std::time::Instant;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, request};
@@ -9,7 +11,11 @@ use super::Worker;
 use super::authorize::{Question, ask};
 use super::headers::{Facts, question_headers};
 use super::rejection::Rejection;
-use crate::policy::{Admission, Applicant, Identity};
+use super::token;
+use crate::keyring::Ring;
+use crate::policy::keys::KeySet;
+use crate::policy::token::{Refused, TokenRule, Verified};
+use crate::policy::{Admission, Applicant, Denied, Entered, Identity};
 use crate::snapshot::Route;
 
 /// What a request comes for.
@@ -58,7 +64,7 @@ impl From<Admission> for Admitted {
 pub(super) async fn admit(
     worker: &Worker,
     route: &Route,
-    parts: &request::Parts,
+    parts: &mut request::Parts,
     facts: &Facts<'_>,
     purpose: Purpose,
 ) -> Result<Admitted, Rejection> {
@@ -69,20 +75,30 @@ pub(super) async fn admit(
     let client = facts.client.addr;
     let applicant = Applicant { client, origins: &origins, host, only_reads };
     let now = Instant::now();
-    let denied = |denied| Rejection::denied(denied, rand::random());
+    let denied = |denied| Rejection::denied(denied, &route.name, rand::random());
     let entered = route.policy.enter(applicant, now).map_err(denied)?;
     if purpose == Purpose::Preflight {
+        if let Some(asked) = &route.token {
+            token::strip(&asked.from, asked.strip, parts);
+        }
         return Ok(Admitted::from(entered.anonymous()));
     }
-    let identified = entered.identify(Identity::default(), now).map_err(denied)?;
+    let (identity, claims) = match verified(&entered, route, parts).await.map_err(denied)? {
+        Some(mut token) => {
+            let claims = token.take_fields();
+            (Identity::from(token), claims)
+        }
+        None => (Identity::default(), Vec::new()),
+    };
+    let identified = entered.identify(identity, Instant::now()).map_err(denied)?;
     let Some(rules) = identified.authorizer() else {
         let admission = identified.admit(None, now).map_err(denied)?;
-        return Ok(Admitted::from(admission));
+        return Ok(Admitted { admission, claims, question: None });
     };
     let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?);
     let question = route.plan.recheck.map(|_| Question::new(&fields));
     let mut approval = ask(worker, route, rules, fields).await.map_err(denied)?;
-    let claims = approval.take_fields();
+    let claims = [claims, approval.take_fields()].concat();
     let admission = identified.admit(Some(approval), Instant::now()).map_err(denied)?;
     Ok(Admitted { admission, claims, question })
 }
@@ -98,4 +114,28 @@ fn target(parts: &request::Parts) -> Result<HeaderValue, Rejection> {
 fn called_host<'a>(parts: &'a request::Parts, facts: &Facts<'a>) -> &'a HeaderValue {
     let told = parts.headers.get("x-forwarded-host").filter(|_| facts.client.trusted_hop);
     told.unwrap_or(facts.host)
+}
+
+/// What the request's token says, where the route asks for one and there is one. From then on the
+/// request is without it, unless the route passes it on.
+async fn verified(
+    entered: &Entered<'_>,
+    route: &Route,
+    parts: &mut request::Parts,
+) -> Result<Option<Verified>, Denied> {
+    let (Some(rule), Some(asked)) = (entered.token_rule(), &route.token) else { return Ok(None) };
+    let found = token::find(&asked.from, parts).map_err(|token::Twice| Denied::TwoTokens)?;
+    let found = found.map(Cow::into_owned);
+    token::strip(&asked.from, asked.strip, parts);
+    let Some(token) = found else { return Ok(None) };
+    judged(rule, &asked.keys, &token).await.map(Some).map_err(Denied::Token)
+}
+
+/// A token of an unknown key is judged once more when there may be newer keys.
+async fn judged(rule: &TokenRule, ring: &Ring, token: &str) -> Result<Verified, Refused> {
+    let judge = |keys: Option<Arc<KeySet>>| rule.judge(token, keys.as_deref(), SystemTime::now());
+    match judge(ring.keys()) {
+        Err(Refused::UnknownKey { .. }) => judge(ring.look_again().await),
+        judged => judged,
+    }
 }

@@ -341,7 +341,7 @@ fn is_spelled(name: &HeaderName, other: &HeaderName) -> bool {
     same_spelling(name.as_str(), other.as_str())
 }
 
-fn same_spelling(one: &str, other: &str) -> bool {
+pub(super) fn same_spelling(one: &str, other: &str) -> bool {
     let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
     one.bytes().map(dash).eq(other.bytes().map(dash))
 }

@@ -13,6 +13,7 @@ pub mod headers;
 mod plain_http;
 pub mod rejection;
 mod stickiness;
+mod token;
 mod turn_away;
 mod websocket;
 

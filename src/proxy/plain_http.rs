@@ -54,14 +54,16 @@ async fn exchange(
     request: Request<Upload>,
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     well_shaped(&parts)?;
     let host = host_of(&parts)?;
     let facts = facts(downstream, attempt, &host);
-    let admitted = admit(worker, route, &parts, &facts, Purpose::of(&parts)).await?;
-    let Admitted { admission, claims, .. } = admitted;
+    let purpose = Purpose::of(&parts);
+    let Admitted { mut admission, claims, .. } =
+        admit(worker, route, &mut parts, &facts, purpose).await?;
     let outgoing = outgoing(&parts, body, &facts, route, &claims)?;
-    let sticky = Sticky::of(&parts, facts.scheme, facts.client, &|_| None, &route.cluster);
+    let claim = |name: &str| admission.claim(name);
+    let sticky = Sticky::of(&parts, facts.scheme, facts.client, &claim, &route.cluster);
     let patience = route.response_timeout;
     let (answer, lease) =
         route.cluster.exchange(&admission, sticky.wish(), &worker.pool, outgoing, patience).await?;
@@ -75,6 +77,7 @@ async fn exchange(
         "request answered"
     );
     let cookie = sticky.cookie(lease.endpoint());
+    admission.settle();
     let mut response = passed(answer, (lease, admission), worker, route);
     append_cookie(response.headers_mut(), cookie);
     Ok(response)

@@ -5,6 +5,7 @@
 //! the client what it can mend and the request id under which the operator finds the rest; what
 //! happened behind the edge is for the log only, and is what [`Rejection`] displays as.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tracing::Level;
 
 use crate::ending::Blame;
 use crate::policy::authorize::Refusal;
+use crate::policy::token::{Invalid, Refused};
 use crate::policy::{Denied, OriginRefused};
 use crate::ws::CloseCode;
 use crate::ws::handshake::{AnswerFault, NotUpgrade};
@@ -59,6 +61,15 @@ pub enum Rejection {
     /// The route counts by subject.
     #[error("nothing names the subject that this route counts by")]
     NoSubject,
+    #[error("the request has no token")]
+    NoToken(Realm),
+    #[error("{1}")]
+    BadToken(Realm, Refused),
+    /// A good one, of somebody who may not come.
+    #[error("{1}")]
+    TokenLacks(Realm, Refused),
+    #[error("{0}")]
+    NoKeys(Refused, RetryAfter),
     #[error("the authorizer answered {}", .0.status)]
     Unauthorized(Refusal),
     #[error("the authorizer gave no verdict: {0}")]
@@ -88,14 +99,17 @@ impl Rejection {
             Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
             Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
             Rejection::HeadTimeout | Rejection::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Rejection::Network | Rejection::Origin(_) | Rejection::NoSubject => {
-                StatusCode::FORBIDDEN
-            }
+            Rejection::NoToken(_) | Rejection::BadToken(..) => StatusCode::UNAUTHORIZED,
+            Rejection::Network
+            | Rejection::Origin(_)
+            | Rejection::TokenLacks(..)
+            | Rejection::NoSubject => StatusCode::FORBIDDEN,
             Rejection::ClientRate(_) | Rejection::ClientCap(_) | Rejection::SubjectCap(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Rejection::Draining(_)
             | Rejection::NoEndpoint(_)
+            | Rejection::NoKeys(..)
             | Rejection::NoVerdict(..)
             | Rejection::TotalRate(_)
             | Rejection::TotalCap(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -118,7 +132,10 @@ impl Rejection {
             Rejection::TotalRate(_) => Outcome::Rate(Of::All),
             Rejection::ClientCap(_) | Rejection::SubjectCap(_) => Outcome::Cap(Of::Client),
             Rejection::TotalCap(_) => Outcome::Cap(Of::All),
-            Rejection::NoSubject => Outcome::TokenScope,
+            Rejection::NoToken(_) => Outcome::TokenMissing,
+            Rejection::BadToken(..) => Outcome::TokenInvalid,
+            Rejection::TokenLacks(..) | Rejection::NoSubject => Outcome::TokenScope,
+            Rejection::NoKeys(..) => Outcome::KeysUnavailable,
             Rejection::Unauthorized(_) => Outcome::Unauthorized,
             Rejection::NoVerdict(..) => Outcome::NoVerdict,
             Rejection::Draining(_) => Outcome::Draining,
@@ -152,11 +169,15 @@ impl Rejection {
                 (SEC_WEBSOCKET_VERSION, text("13")),
             ],
             Rejection::HeadTimeout => vec![(CONNECTION, text("close"))],
+            Rejection::NoToken(realm) => vec![realm.challenge("")],
+            Rejection::BadToken(realm, _) => vec![realm.challenge(", error=\"invalid_token\"")],
+            Rejection::TokenLacks(realm, refused) => vec![realm.challenge(&wanting(refused))],
             Rejection::Unauthorized(refusal) => {
                 let challenges = refusal.challenges.iter();
                 challenges.map(|challenge| (WWW_AUTHENTICATE, challenge.clone())).collect()
             }
             Rejection::Draining(RetryAfter(seconds))
+            | Rejection::NoKeys(_, RetryAfter(seconds))
             | Rejection::NoVerdict(_, RetryAfter(seconds))
             | Rejection::NoEndpoint(RetryAfter(seconds))
             | Rejection::ClientRate(RetryAfter(seconds))
@@ -204,6 +225,13 @@ impl Rejection {
                 "The server is busy; connect again later."
             }
             Rejection::NoSubject => "Nothing says who you are.",
+            Rejection::NoToken(_) => "A token is needed here.",
+            Rejection::BadToken(_, Refused::Invalid(Invalid::Expired(_))) => {
+                "The token has expired."
+            }
+            Rejection::BadToken(..) => "The token is not valid.",
+            Rejection::TokenLacks(..) => "The token does not allow this.",
+            Rejection::NoKeys(..) => "Tokens cannot be verified at the moment; connect again.",
             Rejection::Unauthorized(_) => "You may not connect here.",
             Rejection::NoVerdict(..) => "Nobody can say who you are at the moment; connect again.",
             Rejection::Draining(_) => "The server is going away; connect again.",
@@ -228,7 +256,7 @@ impl From<NotUpgrade> for Rejection {
 
 impl Rejection {
     /// What a refusal by policy comes to; caps are told a time by chance.
-    pub fn denied(denied: Denied, random: u8) -> Rejection {
+    pub fn denied(denied: Denied, route: &Arc<str>, random: u8) -> Rejection {
         match denied {
             Denied::Network => Rejection::Network,
             Denied::Origin(refused) => Rejection::Origin(refused),
@@ -238,8 +266,20 @@ impl Rejection {
             Denied::NoSubject => Rejection::NoSubject,
             Denied::SubjectCap => Rejection::SubjectCap(RetryAfter::by_chance(random)),
             Denied::TotalCap => Rejection::TotalCap(RetryAfter::by_chance(random)),
+            Denied::NoToken => Rejection::NoToken(Realm(route.clone())),
+            Denied::TwoTokens => Rejection::Malformed("The token is there twice.".to_owned()),
+            Denied::Token(refused) => Rejection::token(refused, route, random),
             Denied::Unauthorized(refusal) => Rejection::Unauthorized(refusal),
             Denied::NoVerdict(fault) => Rejection::NoVerdict(fault, RetryAfter::by_chance(random)),
+        }
+    }
+
+    fn token(refused: Refused, route: &Arc<str>, random: u8) -> Rejection {
+        let realm = Realm(route.clone());
+        match refused {
+            Refused::Invalid(_) | Refused::UnknownKey { .. } => Rejection::BadToken(realm, refused),
+            Refused::Lacks { .. } => Rejection::TokenLacks(realm, refused),
+            Refused::NoKeys => Rejection::NoKeys(refused, RetryAfter::by_chance(random)),
         }
     }
 
@@ -260,6 +300,34 @@ impl From<AnswerFault> for Rejection {
     fn from(fault: AnswerFault) -> Rejection {
         Rejection::UpstreamInvalid(fault.to_string())
     }
+}
+
+/// What a token is for: a route, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Realm(Arc<str>);
+
+impl Realm {
+    /// RFC 6750 §3: asks for a bearer token; `more` are further parameters.
+    fn challenge(&self, more: &str) -> (HeaderName, HeaderValue) {
+        let text = format!("Bearer realm={}{more}", quoted(&self.0));
+        let value = HeaderValue::try_from(text);
+        (WWW_AUTHENTICATE, value.unwrap_or_else(|_| HeaderValue::from_static("Bearer")))
+    }
+}
+
+/// RFC 6750 §3.1.
+fn wanting(refused: &Refused) -> String {
+    match refused {
+        Refused::Lacks { scope: Some(scope), .. } => {
+            format!(", error=\"insufficient_scope\", scope={}", quoted(scope))
+        }
+        _ => ", error=\"insufficient_scope\"".to_owned(),
+    }
+}
+
+/// A quoted-string (RFC 9110 §5.6.4).
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Seconds after which a client may try again.
@@ -297,7 +365,10 @@ pub enum Outcome {
     TooLarge,
     Network,
     Origin,
+    TokenMissing,
+    TokenInvalid,
     TokenScope,
+    KeysUnavailable,
     Rate(Of),
     Cap(Of),
     /// The authorizer refused.
@@ -325,7 +396,10 @@ impl Outcome {
             Outcome::TooLarge => "too_large",
             Outcome::Network => "network",
             Outcome::Origin => "origin",
+            Outcome::TokenMissing => "token_missing",
+            Outcome::TokenInvalid => "token_invalid",
             Outcome::TokenScope => "token_scope",
+            Outcome::KeysUnavailable => "keys_unavailable",
             Outcome::Rate(_) => "rate",
             Outcome::Cap(_) => "cap",
             Outcome::Unauthorized | Outcome::NoVerdict => "authorize",
@@ -350,6 +424,8 @@ impl Outcome {
             | Outcome::TooLarge
             | Outcome::Network
             | Outcome::Origin
+            | Outcome::TokenMissing
+            | Outcome::TokenInvalid
             | Outcome::TokenScope
             | Outcome::Rate(Of::Client)
             | Outcome::Cap(Of::Client)
@@ -361,6 +437,7 @@ impl Outcome {
             | Outcome::UpstreamTimeout
             | Outcome::UpstreamRefused => Some(Blame::Upstream),
             Outcome::NoVerdict
+            | Outcome::KeysUnavailable
             | Outcome::Draining
             | Outcome::Rate(Of::All)
             | Outcome::Cap(Of::All) => Some(Blame::Edge),
@@ -368,12 +445,14 @@ impl Outcome {
     }
 
     /// The level of its log line. A drain is the edge's doing, but an order and no failure; a
-    /// bound on all clients that is met, or an authorizer that fails, is a warning.
+    /// bound on all clients that is met, an authorizer that fails or an issuer without keys is a
+    /// warning.
     pub fn level(self) -> Level {
         match (self, self.by()) {
             (_, None) => Level::DEBUG,
             (Outcome::Draining, _) => Level::INFO,
-            (Outcome::Rate(Of::All) | Outcome::Cap(Of::All) | Outcome::NoVerdict, _) => Level::WARN,
+            (Outcome::NoVerdict | Outcome::KeysUnavailable, _)
+            | (Outcome::Rate(Of::All) | Outcome::Cap(Of::All), _) => Level::WARN,
             (_, Some(Blame::Client)) => Level::INFO,
             (_, Some(Blame::Upstream)) => Level::WARN,
             (_, Some(Blame::Edge)) => Level::ERROR,
@@ -409,6 +488,10 @@ mod tests {
             (Rejection::TargetTooLong, 414, "too_large", Blame::Client),
             (Rejection::HeadTimeout, 408, "timeout", Blame::Client),
             (Rejection::BodyTimeout, 408, "timeout", Blame::Client),
+            (Rejection::NoToken(realm()), 401, "token_missing", Blame::Client),
+            (Rejection::BadToken(realm(), EXPIRED), 401, "token_invalid", Blame::Client),
+            (Rejection::TokenLacks(realm(), EXPIRED), 403, "token_scope", Blame::Client),
+            (Rejection::NoKeys(Refused::NoKeys, soon), 503, "keys_unavailable", Blame::Edge),
             (Rejection::Unauthorized(refusal(401)), 401, "authorize", Blame::Client),
             (Rejection::Unauthorized(refusal(403)), 403, "authorize", Blame::Client),
             (Rejection::NoVerdict(INSIDE.into(), soon), 503, "authorize", Blame::Edge),
@@ -428,7 +511,9 @@ mod tests {
             assert_eq!(rejection.outcome().as_str(), outcome, "{rejection:?}");
             assert_eq!(rejection.outcome().by(), Some(by), "{rejection:?}");
             let level = match by {
-                _ if matches!(rejection, Rejection::NoVerdict(..)) => Level::WARN,
+                _ if matches!(rejection, Rejection::NoVerdict(..) | Rejection::NoKeys(..)) => {
+                    Level::WARN
+                }
                 Blame::Upstream => Level::WARN,
                 Blame::Client | Blame::Edge => Level::INFO,
             };
@@ -467,6 +552,24 @@ mod tests {
     fn refusal(status: u16) -> Refusal {
         let challenges = ["Basic", "Bearer"].map(HeaderValue::from_static).to_vec();
         Refusal { status: StatusCode::from_u16(status).unwrap(), challenges }
+    }
+
+    const EXPIRED: Refused = Refused::Invalid(Invalid::Expired(Duration::from_secs(60)));
+
+    fn realm() -> Realm {
+        Realm("a \"route\" \\ ü".into())
+    }
+
+    #[test]
+    fn a_401_asks_for_a_token_of_its_route() {
+        let challenge = |rejection: Rejection| {
+            let response = rejection.response("1");
+            String::from_utf8(response.headers()[WWW_AUTHENTICATE].as_bytes().to_vec()).unwrap()
+        };
+        let asks = r#"Bearer realm="a \"route\" \\ ü""#;
+        assert_eq!(challenge(Rejection::NoToken(realm())), asks);
+        let told = challenge(Rejection::BadToken(realm(), EXPIRED));
+        assert_eq!(told, format!("{asks}, error=\"invalid_token\""));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -26,8 +26,10 @@ use super::headers::{
 };
 use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
+use super::token;
 use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, facts, host_of, retry_after, upstream_target};
+use crate::config::TokenSource;
 use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
@@ -52,10 +54,11 @@ pub(super) async fn open(
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
-    let parts = request.into_parts().0;
-    let shaken = match UpgradeRequest::parse(&parts) {
-        Ok(upgrade) => shake(worker, &downstream, &route, &parts, &upgrade, attempt).await,
-        Err(fault) => Err(fault.into()),
+    let mut parts = request.into_parts().0;
+    let upgrade = UpgradeRequest::parse(&parts);
+    let shaken = match &upgrade {
+        Ok(upgrade) => shake(worker, &downstream, &route, &mut parts, upgrade, attempt).await,
+        Err(fault) => Err((*fault).into()),
     };
     match shaken {
         Ok((response, Some(prepared))) => {
@@ -66,7 +69,7 @@ pub(super) async fn open(
             tokio::task::spawn_local(let_go(on_upgrade));
             Ok(response)
         }
-        Err(rejection) => match told_by_close(&route, &parts, &rejection) {
+        Err(rejection) => match told_by_close(&route, upgrade.as_ref().ok(), &rejection) {
             Some((response, code)) => {
                 attempt.refused_by_close(&rejection);
                 let patience = route.plan.close;
@@ -84,13 +87,12 @@ pub(super) async fn open(
 /// The 101 and the close code by which the route tells a refusal, if it does.
 fn told_by_close(
     route: &Route,
-    parts: &http::request::Parts,
+    upgrade: Option<&UpgradeRequest>,
     rejection: &Rejection,
 ) -> Option<(Response<Body>, CloseCode)> {
     let code = rejection.close_code(route.plan.unauthorized_code);
     let code = code.filter(|_| route.rejects_by_close)?;
-    let upgrade = UpgradeRequest::parse(parts).ok()?;
-    Some((switching(upgrade.accept_to_close()), code))
+    Some((switching(upgrade?.accept_to_close()), code))
 }
 
 fn switching(headers: HeaderMap) -> Response<Body> {
@@ -113,7 +115,7 @@ async fn shake(
     worker: &Worker,
     downstream: &Rc<Downstream>,
     route: &Arc<Route>,
-    parts: &http::request::Parts,
+    parts: &mut http::request::Parts,
     upgrade: &UpgradeRequest,
     attempt: &mut Attempt,
 ) -> Result<(Response<Body>, Option<Prepared>), Rejection> {
@@ -123,11 +125,14 @@ async fn shake(
     let host = host_of(parts)?;
     let facts = facts(downstream, attempt, &host);
     let admitted = admit(worker, route, parts, &facts, Purpose::WebSocket).await?;
-    let Admitted { admission, claims, question } = admitted;
+    let Admitted { mut admission, claims, question } = admitted;
     let seat = worker.registry.take_seat();
-    let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
+    let carriers = carriers(route, upgrade);
+    let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression)
+        .without_subprotocols(&carriers);
     let outgoing = outgoing(parts, &facts, route, &offer, &claims)?;
-    let sticky = Sticky::of(parts, facts.scheme, facts.client, &|_| None, &route.cluster);
+    let claim = |name: &str| admission.claim(name);
+    let sticky = Sticky::of(parts, facts.scheme, facts.client, &claim, &route.cluster);
     let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
@@ -150,23 +155,36 @@ async fn shake(
     });
     seat.stand(about.clone());
     attempt.done();
+    let instead = token::chosen(upgrade.subprotocols()).filter(|_| !carriers.is_empty());
+    let answer = opened.answer.or_subprotocol(instead);
     let mut response = switching(client_headers(
         &opened.head.headers,
         &upgrade.accept(),
-        &opened.answer,
+        &answer,
         &route.response_headers,
     ));
     append_cookie(response.headers_mut(), sticky.cookie(opened.lease.endpoint()));
     let upstream = Entrance {
         leg: opened.leg,
         early: unpinned(&opened.early),
-        deflate: opened.answer.compresses(),
+        deflate: answer.compresses(),
         check_utf8: route.check_utf8,
         rates: None,
     };
+    let expires = admission.settle();
     let (lease, downstream, route) = (opened.lease, downstream.clone(), route.clone());
-    let prepared =
-        Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream };
+    let prepared = Prepared {
+        upstream,
+        lease,
+        admission,
+        expires,
+        question,
+        seat,
+        about,
+        plan,
+        route,
+        downstream,
+    };
     Ok((response, Some(prepared)))
 }
 
@@ -184,6 +202,15 @@ fn commit(worker: &Worker, route: &Route, lease: &Lease) -> Result<Arc<Plan>, Re
     let identity = lease.endpoint().identity();
     let removed = !Arc::ptr_eq(before, after) && before.loses(identity, Some(after));
     if removed { Err(gone()) } else { Ok(plan) }
+}
+
+/// What of a client's subprotocols only carries its token.
+fn carriers(route: &Route, upgrade: &UpgradeRequest) -> Vec<String> {
+    let from = route.token.as_ref().map_or(&[][..], |asked| &asked.from);
+    match from.contains(&TokenSource::Subprotocol) {
+        true => token::carriers(upgrade.subprotocols()),
+        false => Vec::new(),
+    }
 }
 
 /// The request to the upstream, written anew.
@@ -236,6 +263,8 @@ struct Prepared {
     upstream: Entrance,
     lease: Lease,
     admission: Admission,
+    /// When its token expires.
+    expires: Option<SystemTime>,
     question: Option<Question>,
     seat: Seat,
     about: Rc<About>,
@@ -259,8 +288,8 @@ impl Prepared {
     }
 
     fn live(self, worker: &Rc<Worker>, upgraded: Upgraded) -> Life {
-        let Prepared { upstream, lease, admission, question, seat, about, plan, route, downstream } =
-            self;
+        let Prepared { upstream, lease, admission, expires, question, seat, .. } = self;
+        let (about, plan, route, downstream) = (self.about, self.plan, self.route, self.downstream);
         let parts =
             upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
         let client_end = Entrance {
@@ -279,7 +308,8 @@ impl Prepared {
             worker.shared.clone(),
             tally.clone(),
             rand::random(),
-        );
+        )
+        .expiring(expires, rand::random());
         tally.opened().add(1);
         let recheck = question.map(|question| {
             let (worker, mailbox) = (worker.clone(), seat.mailbox());

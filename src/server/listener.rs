@@ -18,7 +18,7 @@ use super::slots::{Slot, Slots};
 use crate::config;
 use crate::net::socket;
 use crate::net::tls::{Acceptor, TlsFault};
-use crate::snapshot::UpstreamFault;
+use crate::snapshot::SnapshotFault;
 
 /// Connections accepted in one turn before others of the worker have theirs.
 const BATCH: usize = 64;
@@ -46,7 +46,7 @@ pub enum BindError {
     #[error("listener {address}: {fault}")]
     Tls { address: SocketAddr, fault: Box<TlsFault> },
     #[error(transparent)]
-    Upstream(#[from] Box<UpstreamFault>),
+    Snapshot(#[from] SnapshotFault),
     #[error("route {route}: its authorizer cannot be asked by https: {fault}")]
     Authorizer { route: Arc<str>, fault: Box<TlsFault> },
 }

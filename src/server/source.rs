@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::config::{
     Config, Diagnostic, Drain, ListenerTls, LoadError, Loaded, NamedFile, Report, Span,
 };
+use crate::keyring::{self, KeyringFault};
 use crate::net::tls::{self, TlsFault};
 use crate::plan::Plan;
 use crate::upstream::seed;
@@ -132,5 +133,19 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
     let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());
-    tls.chain(seeds.map(|fault| diagnostic(Some(fault.path()), &fault))).collect()
+    let seeds = seeds.map(|fault| diagnostic(Some(fault.path()), &fault));
+    tls.chain(seeds).chain(unfit_keys(loaded)).collect()
+}
+
+/// The same for the keys of tokens.
+fn unfit_keys(loaded: &Loaded) -> Vec<Diagnostic> {
+    let rules = loaded.config.routes.iter().filter_map(|route| route.admittance.token.as_ref());
+    let diagnostic = |fault: KeyringFault| {
+        let file = loaded.files.iter().find(|file| Some(&*file.path) == fault.path());
+        let named = |name: &str| loaded.variables.iter().find(|variable| variable.name == name);
+        let variable = fault.variable().and_then(named).map(|variable| &variable.span);
+        let span = file.map(|file| &file.span).or(variable).cloned().unwrap_or_default();
+        Diagnostic::fault(span, fault.to_string()).label("named here")
+    };
+    rules.filter_map(|rule| keyring::read(rule).err()).map(diagnostic).collect()
 }

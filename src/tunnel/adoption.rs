@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::deadlines::Due;
-use super::{Tunnel, jittered};
+use super::{EXPIRY_JITTER, Tunnel, jittered};
 use crate::ending::Side;
 use crate::plan::Plan;
 
@@ -27,6 +27,11 @@ impl Tunnel {
         }
         if plan.max_age != before.max_age {
             self.deadlines.set(Due::MaxAge, now, plan.max_age.map(|age| self.left_of(age, now)));
+        }
+        if plan.on_expiry != before.on_expiry && self.expires.is_some() {
+            // Those whose tokens have expired already go one after the other.
+            let soon = EXPIRY_JITTER.mul_f64(rand::random());
+            self.deadlines.set(Due::Expiry, now, Some(soon));
         }
         if (plan.messages, plan.bytes) != (before.messages, before.bytes) {
             self.ends[Side::Client as usize].meter.renew_rates(&before, &plan);

@@ -17,10 +17,12 @@ pub enum Due {
     Resume(Side),
     Idle,
     MaxAge,
+    /// The clock on the wall has to be looked at: has the token expired?
+    Expiry,
 }
 
 impl Due {
-    const ALL: [Due; 14] = [
+    const ALL: [Due; 15] = [
         Due::Ping(Side::Client),
         Due::Ping(Side::Upstream),
         Due::Silence(Side::Client),
@@ -35,6 +37,7 @@ impl Due {
         Due::Resume(Side::Upstream),
         Due::Idle,
         Due::MaxAge,
+        Due::Expiry,
     ];
 
     #[inline]
@@ -48,6 +51,7 @@ impl Due {
             Due::Resume(side) => 10 + side as usize,
             Due::Idle => 12,
             Due::MaxAge => 13,
+            Due::Expiry => 14,
         }
     }
 }

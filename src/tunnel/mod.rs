@@ -24,7 +24,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio::task::coop::unconstrained;
@@ -40,7 +40,7 @@ use crate::control::{Mailbox, Order};
 use crate::ending::{Ending, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::{Leg, Scratch};
-use crate::plan::Plan;
+use crate::plan::{OnExpiry, Plan};
 use crate::rate::SharedRates;
 use crate::ws::{CloseCode, ClosePayload, ControlFrame};
 
@@ -48,6 +48,11 @@ pub use self::outlet::BacklogShare;
 
 /// Bytes read and thrown away from a side that goes on sending after it was told to stop.
 const DISCARD: usize = 4 << 20;
+
+/// The latest that a token's connection ends behind its expiry.
+const EXPIRY_JITTER: Duration = Duration::from_secs(4);
+/// Between two looks at the clock on the wall.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// What the tunnels of one worker share.
 pub struct Shared {
@@ -94,6 +99,7 @@ pub struct Tunnel {
     /// The code of the Close that began the ending, if one did.
     close_code: Option<u16>,
     deadlines: Deadlines,
+    expires: Option<SystemTime>,
     timer: Pin<Box<Sleep>>,
     armed: Option<Instant>,
     mailbox: Rc<Mailbox>,
@@ -120,6 +126,7 @@ impl Tunnel {
             close_code: None,
             deadlines: first_deadlines(&plan, now, random),
             plan,
+            expires: None,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
             armed: None,
             mailbox,
@@ -133,6 +140,14 @@ impl Tunnel {
     #[inline]
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// It came by a token that expires; `random` is a number in 0..1, so that those of one token
+    /// do not end together.
+    pub fn expiring(mut self, at: Option<SystemTime>, random: f64) -> Tunnel {
+        self.expires = at.map(|at| at + EXPIRY_JITTER.mul_f64(random));
+        self.expiry_due(Instant::now());
+        self
     }
 
     /// Relays and decides until nothing more can be done now.
@@ -234,9 +249,26 @@ impl Tunnel {
                 Due::Resume(side) => self.ends[side as usize].throttled = false,
                 Due::Idle => self.begin(Reason::IdleTimeout.into(), now),
                 Due::MaxAge => self.begin(Reason::MaxAge.into(), now),
+                Due::Expiry => self.expiry_due(now),
             }
         }
         happened
+    }
+
+    fn expiry_due(&mut self, now: Instant) {
+        let Some(expires) = self.expires else { return };
+        match expires.duration_since(SystemTime::now()) {
+            // The timers stand still while the machine sleeps, and the clock on the wall can be
+            // set: so the next look at it is never far.
+            Ok(left) if !left.is_zero() => {
+                self.deadlines.set(Due::Expiry, now, Some(left.min(LOOK)));
+            }
+            _ if self.plan.on_expiry == OnExpiry::Close => {
+                let ending = Ending::from(Reason::TokenExpired);
+                self.begin(ending.telling_client(self.plan.unauthorized_code), now);
+            }
+            _ => {}
+        }
     }
 
     /// A side that is still taking what was said before its Close, and not too slowly, has more

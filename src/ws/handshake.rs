@@ -217,6 +217,11 @@ impl Offer {
         self
     }
 
+    pub fn without_subprotocols(mut self, names: &[String]) -> Offer {
+        self.subprotocols.retain(|name| !names.contains(name));
+        self
+    }
+
     pub fn without_extensions(self) -> Offer {
         Offer { extensions: Offers::NONE, ..self }
     }
@@ -277,6 +282,13 @@ pub struct Answer {
 impl Answer {
     pub fn subprotocol(&self) -> Option<&HeaderValue> {
         self.subprotocol.as_ref()
+    }
+
+    /// The same; where the upstream chose no subprotocol, this one of the client's.
+    pub fn or_subprotocol(mut self, name: Option<&str>) -> Answer {
+        let name = name.and_then(|name| HeaderValue::from_str(name).ok());
+        self.subprotocol = self.subprotocol.or(name);
+        self
     }
 
     /// Whether messages may be compressed: RSV1 on a message's first frame (RFC 7692 §6).
