@@ -250,8 +250,6 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "subprotocols": subprotocols,
         "compression": compression,
         "utf8": utf8,
-        "plain_http": plain_http,
-        "timeouts.response": response_timeout,
         "on_removed": on_removed,
         "clients": admittance.clients,
         "origin": admittance.origin,
