@@ -192,7 +192,10 @@ impl Control {
             Reading::Unchanged => {}
             Reading::Faulty(report) => self.keep(&report),
             Reading::Good(loaded) => match self.put_to_use(&loaded) {
-                Ok(()) => (reloading.adopted)(&loaded.config),
+                Ok(generation) => {
+                    (reloading.adopted)(&loaded.config);
+                    info!(generation, "configuration reloaded");
+                }
                 Err(fault) => {
                     reloading.judged.1 = Verdict::Faulty;
                     self.keep(&fault);
@@ -207,7 +210,8 @@ impl Control {
         error!(generation, fault, "configuration not reloaded: what runs goes on");
     }
 
-    fn put_to_use(&mut self, loaded: &Loaded) -> Result<(), String> {
+    /// Goes over to it; gives its generation, or what keeps it from being used.
+    fn put_to_use(&mut self, loaded: &Loaded) -> Result<u64, String> {
         let config = &loaded.config;
         let binds = if self.draining { Binds::Nothing } else { Binds::WhatIsNew };
         let listeners = self.listeners.prepare(&config.listeners, binds);
@@ -226,8 +230,7 @@ impl Control {
         self.workers.command(Command::Adopt { window: config.server.drain.window, backlog });
         self.workers.accept_from(fresh, &self.occupancy);
         self.config = Config { server: self.staying(config), ..config.clone() };
-        info!(generation, "configuration reloaded");
-        Ok(())
+        Ok(generation)
     }
 
     /// The new table of the server, with what only a restart changes as it is.
