@@ -269,6 +269,29 @@ async fn every_source_of_a_key_keeps_its_clients_together() {
 }
 
 #[tokio::test]
+async fn a_claim_of_the_token_is_a_key() {
+    let servers = servers(5).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret").display().to_string();
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("a file");
+    let token = format!(
+        "[route.token]\nfrom = [\"query:token\"]\nalgorithms = [\"HS256\"]\n\
+         keys = {{ secret_file = {secret:?} }}"
+    );
+    let config = named(&servers).upstream("hash_key = [\"claim:org\"]");
+    let edge = config.route(&token).start().await;
+    let mut tokens = Vec::new();
+    for org in 0..24 {
+        let claim = format!("org=\"{org}\"");
+        let make = ["token", "make", "--secret-file", &secret, "--sub", "ada", "--claim", &claim];
+        let made = support::run(&make).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        tokens.push(made.stdout.trim().to_owned());
+    }
+    assert_follows(&edge, "claim", |n| Upgrade::to(&format!("/?token={}", tokens[n]))).await;
+}
+
+#[tokio::test]
 async fn without_its_key_a_connection_goes_to_the_fewest() {
     let servers = servers(3).await;
     let edge = config(&servers).upstream(BY_SESSION).start().await;
