@@ -63,6 +63,13 @@ pub struct Allowance {
     pub action: Action,
 }
 
+impl Allowance {
+    /// What is used up is counted by this; by another it is counted anew.
+    pub fn quota(&self) -> (Rate, Payer) {
+        (self.rate, self.per)
+    }
+}
+
 /// What has a rate for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payer {
@@ -111,6 +118,13 @@ impl Plan {
             Side::Client => self.client,
             Side::Upstream => self.upstream,
         }
+    }
+
+    /// What has another quota here than in `other`: messages, bytes.
+    pub fn quotas_differ(&self, other: &Plan) -> [bool; 2] {
+        let quotas = |plan: &Plan| [plan.messages, plan.bytes].map(|it| it.map(|it| it.quota()));
+        let (own, others) = (quotas(self), quotas(other));
+        [own[0] != others[0], own[1] != others[1]]
     }
 
     /// Whether `sender` may be made to wait for its rate.

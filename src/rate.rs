@@ -117,6 +117,11 @@ impl SharedBucket {
         let _ = self.empty_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, raise);
     }
 
+    /// Nothing is used up any more.
+    pub fn renew(&self) {
+        self.empty_at.store(0, Ordering::Relaxed);
+    }
+
     pub fn is_empty(&self, now: Instant) -> bool {
         self.level(now).is_zero()
     }

@@ -150,6 +150,24 @@ impl Snapshot {
         })
     }
 
+    /// Begins what goes on beside connections: names are looked up, endpoints probed, keys
+    /// fetched. On the control thread.
+    pub fn begin(&self) {
+        self.clusters().for_each(Cluster::watch);
+        self.rings.feed();
+    }
+
+    /// Takes the place of `before`, whose state it has; what has to do with both is done now.
+    pub fn replace(&self, before: &Snapshot) {
+        before.clusters().for_each(|cluster| cluster.unwatch());
+        self.begin();
+        for route in self.named_routes() {
+            if let Some(before) = before.route(&route.name) {
+                route.renew_rates(&before.plan);
+            }
+        }
+    }
+
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.named.get(name)
     }
@@ -185,8 +203,7 @@ impl Snapshot {
 
     /// Whether an endpoint that `cluster` had is no longer in the file.
     pub fn removes_endpoint(&self, cluster: &Cluster, identity: &str) -> bool {
-        let after = self.cluster(cluster.name());
-        cluster.has(identity) && !after.is_some_and(|after| after.has(identity))
+        cluster.loses(identity, self.cluster(cluster.name()).map(|after| &**after))
     }
 }
 
@@ -215,6 +232,17 @@ impl Route {
             request_headers: route.request_headers.clone(),
             response_headers: route.response_headers.clone(),
             plan: route.plan.clone(),
+        }
+    }
+
+    /// What subjects have used up of rates that are others now is forgotten.
+    fn renew_rates(&self, before: &Plan) {
+        let [messages, bytes] = self.plan.quotas_differ(before);
+        if messages {
+            self.policy.renew(|rates| &rates.messages);
+        }
+        if bytes {
+            self.policy.renew(|rates| &rates.bytes);
         }
     }
 }

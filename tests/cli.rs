@@ -72,7 +72,7 @@ async fn the_version_is_one_line() {
 async fn help_lists_every_command() {
     let asked = run(&["--help"]).await;
     assert_succeeds(&asked);
-    for command in ["run", "check", "schema", "demo", "completions", "man"] {
+    for command in ["run", "check", "diff", "schema", "demo", "completions", "man"] {
         assert!(asked.stdout.contains(&format!("\n  {command} ")), "{command}: {}", asked.stdout);
     }
     let unasked = run(&[]).await;
@@ -214,6 +214,66 @@ async fn the_man_page_is_roff() {
     for due in [".TH wsgate 1", ".SH NAME", ".SH SYNOPSIS", "run"] {
         assert!(ended.stdout.contains(due), "{due}: {}", ended.stdout);
     }
+}
+
+/// Two configurations by their texts, as a difference.
+async fn diff(old: &str, new: &str) -> Ended {
+    let (old, new) = (File::of(old), File::of(new));
+    run(&["diff", old.name(), new.name()]).await
+}
+
+#[tokio::test]
+async fn a_difference_is_told_by_what_it_does_to_whom() {
+    let old = configuration(
+        "listen = \"127.0.0.1:8080\"\ntls = { certificates = [{ chain = \"a\", key = \"b\" }] }",
+    );
+    let same = diff(&old, &old).await;
+    assert_succeeds(&same);
+    assert_eq!(same.stdout, "Nothing would change.\n");
+    let new =
+        old.replace("127.0.0.1:9001", "127.0.0.1:9002").replace("chain = \"a\"", "chain = \"c\"")
+            + "limits.backlog = \"1MiB\"\nplain_http = \"proxy\"\n\
+           request_headers = { set = { authorization = \"Basic c2VjcmV0\" } }\n\
+           [server]\nworkers = 2\n";
+    let told = diff(&old, &new).await;
+    assert_succeeds(&told);
+    let expected = "\
+For new connections; live sockets go on as they are:
+  listener 127.0.0.1:8080: tls
+  upstream \"app\", endpoint 127.0.0.1:9002: added
+  route \"app\": plain_http
+  route \"app\": request_headers
+At once, for live sockets too, at their next frame or timer:
+  route \"app\": limits.backlog
+Removed; live sockets close with 1012, spread over the drain's window:
+  upstream \"app\", endpoint 127.0.0.1:9001: removed
+Only by a restart:
+  server: workers
+";
+    assert_eq!(told.stdout, expected);
+    let back = diff(&new, &old).await;
+    assert!(!back.stdout.contains("c2VjcmV0") && back.stdout.contains("request_headers"));
+    let kept = old.replace("endpoints", "on_removed = \"keep\"\nendpoints");
+    let told = diff(&kept, &new).await;
+    assert!(told.stdout.contains("Removed; live sockets go on:\n  upstream \"app\", endpoint"));
+}
+
+#[tokio::test]
+async fn a_difference_of_what_is_faulty_or_not_there_is_told_as_check_tells_it() {
+    let good = configuration("listen = \"127.0.0.1:8080\"");
+    let bad = good.replace("9001", "99999").replace("[[route]]", "[[routes]]");
+    for (old, new) in [(&good, &bad), (&bad, &good)] {
+        assert_fails(&diff(old, new).await, 1, &["error: ", "99999", "wsgate.toml:5:", "routes"]);
+    }
+    let both = diff(&bad, &bad).await;
+    assert_eq!(
+        both.stderr.matches("99999\"").count(),
+        2 * diff(&bad, &good).await.stderr.matches("99999\"").count()
+    );
+    let file = File::of(&good);
+    let gone = run(&["diff", file.name(), "no/such.toml"]).await;
+    assert_fails(&gone, 2, &["error: cannot read no/such.toml: No such file"]);
+    assert_fails(&run(&["diff", file.name()]).await, 2, &["<NEW>"]);
 }
 
 #[tokio::test]

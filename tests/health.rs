@@ -559,6 +559,63 @@ async fn a_reload_forgets_no_ejection() {
 }
 
 #[tokio::test]
+async fn a_reload_forgets_no_verdict_and_doubles_no_probe() {
+    let (mut ill, well) = (Server::down().await, Server::start().await);
+    let health = |interval: &str| probing("http:/healthz", "10s").replace("50ms", interval);
+    let config = before(&[&ill, &well]).upstream(&health("200ms"));
+    let edge = config.start().await;
+    found_ill(&edge, &ill).await;
+    // From here on it would be well, and nobody is told: the next probe is an hour away.
+    let rarely = before(&[&ill, &well]).upstream(&health("1h"));
+    for number in 0..20 {
+        edge.reconfigure(
+            &config.clone().route(&format!("limits.backlog = \"{}KiB\"", 64 + number)),
+        )
+        .await;
+    }
+    let probes = well.probes().len();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let probes = well.probes().len() - probes;
+    assert!((5..=15).contains(&probes), "{probes} probes in 2 s, one each 200 ms");
+    edge.reconfigure(&rarely).await;
+    // The first probes of the new cluster come within a second, and find it down still.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    ill.come_back().await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(client(&edge).await);
+    }
+    assert_eq!(ill.dials(), []);
+    // Without probes nobody could take the verdict back.
+    edge.reconfigure(&before(&[&ill, &well])).await;
+    for _ in 0..6 {
+        clients.push(client(&edge).await);
+    }
+    assert_eq!(ill.dials().len(), 6, "the one that has the fewest");
+}
+
+#[tokio::test]
+async fn a_name_that_is_deleted_ends_the_sockets_of_its_addresses() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start().await;
+    let hosts = Hosts::new("127.0.0.1 chat.test\n");
+    let config = resolving(&server, &hosts).server("drain.window = \"100ms\"");
+    let edge = config.start().await;
+    addresses_changed(&edge, 1).await;
+    let mut client = client(&edge).await;
+    let text = config.text();
+    let line = text.lines().find(|line| line.starts_with("resolve")).expect("its key");
+    edge.reconfigure_by(
+        &text.replace(line, "").replace("endpoints = []", "endpoints = [\"127.0.0.1:9\"]"),
+    )
+    .await;
+    assert_eq!(client.close().await.code, Some(1012));
+    edge.assert_ended("endpoint_removed", "edge").await;
+}
+
+#[tokio::test]
 async fn a_reload_keeps_the_addresses_of_a_name_and_their_connections() {
     if skipped() {
         return;

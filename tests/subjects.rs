@@ -25,14 +25,16 @@ fn of(subject: Option<&str>) -> Upgrade {
 
 /// A route that knows subjects by their tokens, on two workers.
 async fn edge(backend: &str, limits: &str) -> Edge {
+    config(backend, limits).start().await
+}
+
+fn config(backend: &str, limits: &str) -> Config {
     let keys = "token = { from = [\"header:authorization\"], algorithms = [\"HS256\"], \
          keys = { secret_env = \"WSGATE_TEST_SECRET\" } }";
     Config::new(backend)
         .environment("WSGATE_TEST_SECRET", SECRET)
         .workers(2)
         .route(&format!("{keys}\nlimits = {{ {limits} }}"))
-        .start()
-        .await
 }
 
 async fn open_for(edge: &Edge, backend: &Backend, subject: &str) -> (Peer, Peer) {
@@ -109,6 +111,37 @@ async fn a_throttled_subject_is_heard_in_order_and_at_its_rate() {
     tokio::join!(in_order(&mut one_app), in_order(&mut other_app));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(940), "20 messages at 20 a second took {took:?}");
+}
+
+#[tokio::test]
+async fn a_reload_carries_over_what_is_used_up_unless_the_rate_is_another() {
+    let backend = Backend::tcp().await;
+    let with = |rate: &str, action: &str, more: &str| {
+        let limits = format!(
+            "messages = {{ rate = {rate:?}, burst = 2, per = \"subject\", action = {action:?} }}{more}"
+        );
+        config(&backend.address, &limits)
+    };
+    let edge = with("2/h", "throttle", "").start().await;
+    let (mut one, mut one_app) = open_for(&edge, &backend, "ada").await;
+    let (mut other, mut other_app) = open_for(&edge, &backend, "ada").await;
+    relay(&mut one, &mut one_app).await;
+    relay(&mut other, &mut other_app).await;
+    for client in [&mut one, &mut other] {
+        client.send_frame(Frame::text("throttled")).await;
+    }
+    edge.reconfigure(&with("2/h", "throttle", ", backlog = \"1MiB\"")).await;
+    edge.reconfigure(&with("1000/s", "throttle", "")).await;
+    for app in [&mut one_app, &mut other_app] {
+        assert_eq!(soon("who was throttled", app.frame()).await.payload, b"throttled");
+    }
+    edge.reconfigure(&with("2/h", "throttle", "")).await;
+    relay(&mut one, &mut one_app).await;
+    relay(&mut other, &mut other_app).await;
+    // Another action is no other rate.
+    edge.reconfigure(&with("2/h", "close", "")).await;
+    one.send_frame(Frame::text("one too many")).await;
+    one.closes(1008).await;
 }
 
 async fn in_order(app: &mut Peer) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, LoadError, Loaded, Paint, Report};
-use crate::server::source::unusable;
+use crate::server::source::{expired, unusable};
 
 /// What a check found; its exit code is 0, 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,23 +33,35 @@ pub fn check(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<Verdict> {
-    let loaded = match Config::load(path) {
+    judge(path, &Config::load(path), paint, out, err)
+}
+
+/// The same for a file that has been read.
+pub fn judge(
+    path: &Path,
+    loaded: &Result<Loaded, LoadError>,
+    paint: Paint,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Verdict> {
+    let loaded = match loaded {
         Ok(loaded) => loaded,
-        Err(LoadError::Faulty(report)) => return refuse(path, &report, paint, err),
+        Err(LoadError::Faulty(report)) => return refuse(path, report, paint, err),
         Err(error @ LoadError::Unreadable { .. }) => {
             writeln!(err, "error: {error}")?;
             return Ok(Verdict::Unreadable);
         }
     };
-    let warnings = &loaded.warnings;
-    let mut files = unusable(&loaded);
+    let mut warnings = loaded.warnings.clone();
+    warnings.diagnostics.extend(expired(loaded));
+    let mut files = unusable(loaded);
     if !files.is_empty() {
-        files.diagnostics.extend(warnings.diagnostics.iter().cloned());
+        files.diagnostics.extend(warnings.diagnostics);
         let report = Report::new(&files.origin, &files.text, files.diagnostics);
         return refuse(path, &report, paint, err);
     }
     err.write_all(warnings.render(paint).as_bytes())?;
-    writeln!(out, "{}: good: {}", path.display(), summary(&loaded))?;
+    writeln!(out, "{}: good: {}", path.display(), summary(&loaded.config, &warnings))?;
     Ok(Verdict::Good)
 }
 
@@ -59,15 +71,14 @@ fn refuse(path: &Path, report: &Report, paint: Paint, err: &mut dyn Write) -> io
     Ok(Verdict::Faulty)
 }
 
-fn summary(loaded: &Loaded) -> String {
-    let config = &loaded.config;
+fn summary(config: &Config, warnings: &Report) -> String {
     let mut counts = vec![
         count(config.listeners.len(), "listener"),
         count(config.upstreams.len(), "upstream"),
         count(config.routes.len(), "route"),
     ];
-    if !loaded.warnings.is_empty() {
-        counts.push(count(loaded.warnings.diagnostics.len(), "warning"));
+    if !warnings.is_empty() {
+        counts.push(count(warnings.diagnostics.len(), "warning"));
     }
     counts.join(", ")
 }

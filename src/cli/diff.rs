@@ -17,7 +17,7 @@ const ORDER: [(Effect, &str); 5] = [
 
 /// Exit 0 both are good, 1 one has faults, 2 one could not be read.
 pub fn diff(old: &Path, new: &Path) -> ExitCode {
-    let (old, new) = match (load(old), load(new)) {
+    let (old, new) = match (load(old, old), load(new, old)) {
         (Ok(old), Ok(new)) => (old, new),
         (Err(code), _) | (_, Err(code)) => return code,
     };
@@ -27,8 +27,9 @@ pub fn diff(old: &Path, new: &Path) -> ExitCode {
     }
 }
 
-fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    Config::load(file).map_err(|error| match error {
+/// Loads a file as if it were in this place.
+fn load(file: &Path, place: &Path) -> Result<Loaded, ExitCode> {
+    Config::load_for(file, place).map_err(|error| match error {
         LoadError::Faulty(report) => {
             eprint!("{}", report.render(paint()));
             ExitCode::from(1)

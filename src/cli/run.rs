@@ -15,7 +15,7 @@ use super::logging::{self, LogHandle};
 use super::{check, fail};
 use crate::config::{Config, Loaded};
 use crate::server::source::Source;
-use crate::server::{Reloading, Server, Signal};
+use crate::server::{Reloading, Server, Signal, Start};
 
 /// The least time in which a drain makes sense.
 const LEAST_GRACE: Duration = Duration::from_secs(9);
@@ -39,8 +39,8 @@ pub fn run(file: &Path, grace: Option<Duration>) -> ExitCode {
         Err(code) => return code,
     };
     let log = logging::start(loaded.config.server.log);
+    let reloads = Reloads { start: Start::new(source, &loaded), log };
     let server = Server::bind(&loaded.config, None).map_err(anyhow::Error::from);
-    let reloads = Reloads { source, loaded, log };
     match server.and_then(|server| serve(server, Some(reloads))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -49,21 +49,21 @@ pub fn run(file: &Path, grace: Option<Duration>) -> ExitCode {
 
 /// Loads a file for good, or says on stderr why not: exactly what `wsgate check` says.
 fn load(source: &Source) -> Result<Loaded, ExitCode> {
+    let loaded = source.load();
     let mut told = Vec::new();
-    let verdict = check::check(&source.file, super::paint(), &mut std::io::sink(), &mut told);
+    let verdict =
+        check::judge(&source.file, &loaded, super::paint(), &mut std::io::sink(), &mut told);
     let _ = std::io::stderr().write_all(&told);
     match verdict {
-        Ok(check::Verdict::Good) => {}
-        Ok(verdict) => return Err(verdict.into()),
-        Err(error) => return Err(fail(&error.into())),
+        Ok(check::Verdict::Good) => loaded.map_err(|error| fail(&error.into())),
+        Ok(verdict) => Err(verdict.into()),
+        Err(error) => Err(fail(&error.into())),
     }
-    source.load().map_err(|error| fail(&error.into()))
 }
 
 /// What a server that follows its file needs.
 pub struct Reloads {
-    source: Source,
-    loaded: Loaded,
+    start: Start,
     log: LogHandle,
 }
 
@@ -76,9 +76,9 @@ pub fn serve(server: Server, reloads: Option<Reloads>) -> anyhow::Result<()> {
         .context("cannot start the control thread")?;
     let served = runtime.block_on(async {
         let (sender, signals) = mpsc::channel(4);
-        let reloading = reloads.map(|Reloads { source, loaded, log }| {
+        let reloading = reloads.map(|Reloads { start, log }| {
             let adopted = move |config: &Config| log.change(config.server.log);
-            Reloading::new(source, &loaded, sender.clone(), adopted)
+            Reloading::new(start, sender.clone(), adopted)
         });
         watch_signals(sender)?;
         server.run(signals, reloading).await.context("cannot start the workers")

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Config, Listener, Route, Server, Upstream};
+use super::{Admittance, Config, Listener, Route, Server, Upstream};
+use crate::plan::Plan;
 
 /// Something that is different.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +77,8 @@ impl Found {
     }
 }
 
-/// Adds a change for each key that differs.
+/// Adds a change for each key that differs. Beside each list of keys the whole table is taken
+/// apart, so that a key that is added to it and not to the list does not compile.
 macro_rules! compare {
     ($old:expr, $new:expr, $found:expr, $effect:expr, { $( $key:literal: $($field:ident).+ ),* $(,)? }) => {
         $( if $old.$($field).+ != $new.$($field).+ { $found.add($key, $effect); } )*
@@ -84,6 +86,7 @@ macro_rules! compare {
 }
 
 fn server(old: &Server, new: &Server, found: &mut Found) {
+    let Server { workers: _, trusted_proxies: _, drain: _, backlog_total: _, log: _ } = new;
     found.of = "server".to_owned();
     compare!(old, new, found, Effect::Restart, { "workers": workers });
     compare!(old, new, found, Effect::NextHandshake, { "trusted_proxies": trusted_proxies });
@@ -107,6 +110,7 @@ fn listeners(old: &[Listener], new: &[Listener], found: &mut Found) {
         match same(old, after, nth(new, index)) {
             None => found.add("added", Effect::AtOnce),
             Some(before) => {
+                let Listener { listen: _, timeouts: _, limits: _, reuse_port: _, tls: _ } = after;
                 compare!(before, after, found, Effect::Restart, { "reuse_port": reuse_port });
                 compare!(before, after, found, Effect::NextHandshake, {
                     "timeouts": timeouts,
@@ -141,6 +145,19 @@ fn upstreams(old: &[Upstream], new: &[Upstream], found: &mut Found) {
 }
 
 fn upstream(before: &Upstream, after: &Upstream, found: &mut Found) {
+    #[rustfmt::skip]
+    let Upstream {
+        name: _, endpoints: _, resolve: _, balance: _, hash_seed_file: _, affinity_cookie: _,
+        connect_timeout: _, handshake_timeout: _, host: _, source_addresses: _, tls: _,
+        health: _, passive: _, on_removed: _,
+    } = after;
+    let name = |upstream: &Upstream| upstream.resolve.as_ref().map(|it| it.name.clone());
+    match (name(before), name(after)) {
+        (Some(old), new) if new.as_ref() != Some(&old) => {
+            found.add("resolve", fate(before.on_removed));
+        }
+        _ => compare!(before, after, found, Effect::NextHandshake, { "resolve": resolve }),
+    }
     compare!(before, after, found, Effect::NextHandshake, {
         "connect_timeout": connect_timeout,
         "handshake_timeout": handshake_timeout,
@@ -203,16 +220,36 @@ fn routes(old: &Config, new: &Config, found: &mut Found) {
 }
 
 fn route(before: &Route, after: &Route, found: &mut Found) {
+    #[rustfmt::skip]
+    let Route {
+        name: _, host: _, path: _, upstream: _, listeners: _, rewrite: _, plain_http: _,
+        response_timeout: _, subprotocols: _, compression: _, utf8: _, on_removed: _,
+        request_headers: _, response_headers: _,
+        admittance: Admittance {
+            clients: _, origin: _, handshakes_per_client: _, handshakes_total: _,
+            connections_total: _, connections_per_client: _, connections_per_subject: _,
+            // It follows from the rates.
+            rates_per_subject: _,
+            authorize: _, reject: _, token: _,
+        },
+        plan,
+    } = after;
+    #[rustfmt::skip]
+    let Plan {
+        client: _, upstream: _, control_frames: _, messages: _, bytes: _, frame_stall: _,
+        backlog: _, slow_consumer: _, heartbeat: _, idle: _, max_age: _, close: _,
+        unauthorized_code: _, recheck: _, on_expiry: _,
+    } = &**plan;
     compare!(before, after, found, Effect::NextHandshake, {
         "host": host,
         "path": path,
         "listeners": listeners,
         "rewrite": rewrite,
+        "plain_http": plain_http,
+        "timeouts.response": response_timeout,
         "subprotocols": subprotocols,
         "compression": compression,
         "utf8": utf8,
-        "plain_http": plain_http,
-        "timeouts.response": response_timeout,
         "on_removed": on_removed,
         "clients": admittance.clients,
         "origin": admittance.origin,

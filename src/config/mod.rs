@@ -65,13 +65,19 @@ impl Config {
 
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+        Config::load_for(path, path)
+    }
+
+    /// The same for a file that is to be put in the place of another: relative names in it begin
+    /// there.
+    pub fn load_for(path: &Path, place: &Path) -> Result<Loaded, LoadError> {
         let bytes = std::fs::read(path)
             .map_err(|error| LoadError::Unreadable { path: path.to_owned(), error })?;
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => return Err(LoadError::Faulty(not_utf8(path, &error))),
         };
-        match Config::parse(&text, path) {
+        match Config::parse(&text, place) {
             Ok(Parsed { config, warnings, files, variables }) => {
                 let warnings = Report::new(path, &text, warnings);
                 Ok(Loaded { config, files, variables, warnings })
@@ -102,11 +108,21 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The text it was read from.
+    pub fn text(&self) -> &str {
+        &self.warnings.text
+    }
+
     /// The faults of the files and variables it names; empty when all can be read.
     pub fn check_files(&self) -> Report {
         let mut faults = unreadable(&self.files);
         faults.extend(self.variables.iter().filter_map(NamedVariable::fault));
-        Report::new(&self.warnings.origin, &self.warnings.text, faults)
+        self.report(faults)
+    }
+
+    /// Diagnostics of this text.
+    pub fn report(&self, diagnostics: Vec<Diagnostic>) -> Report {
+        Report::new(&self.warnings.origin, &self.warnings.text, diagnostics)
     }
 }
 

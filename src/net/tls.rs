@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::verify_server_name;
+use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, Ticketer};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{
     ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
@@ -47,6 +48,8 @@ pub enum TlsFault {
     Mismatch { chain: PathBuf, key: PathBuf },
     #[error("{}: {detail}", path.display())]
     Unusable { path: PathBuf, detail: String },
+    #[error("the certificate in {} expired {} ago", path.display(), days(.since))]
+    Expired { path: PathBuf, since: Duration },
     #[error("this system knows no certificate authority{0}; install its ca-certificates package")]
     NoSystemRoots(String),
 }
@@ -56,6 +59,7 @@ impl TlsFault {
     pub fn path(&self) -> Option<&Path> {
         match self {
             TlsFault::Unreadable { path, .. } | TlsFault::Unusable { path, .. } => Some(path),
+            TlsFault::Expired { path, .. } => Some(path),
             TlsFault::NoCertificate(path) | TlsFault::NoKey(path) => Some(path),
             TlsFault::Mismatch { key, .. } => Some(key),
             TlsFault::NoSystemRoots(_) => None,
@@ -70,6 +74,26 @@ pub fn faults(tls: &ListenerTls) -> Vec<TlsFault> {
     let certificates = certificates.filter_map(|files| Certificate::load(files, &provider).err());
     let clients = tls.client_auth.iter().filter_map(|auth| authorities(&auth.ca).err());
     certificates.chain(clients).collect()
+}
+
+/// The certificates of a listener that are no longer valid, of those that can be read.
+pub fn expired(tls: &ListenerTls, now: SystemTime) -> Vec<TlsFault> {
+    let provider = aws_lc_rs::default_provider();
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let expired = |files: &CertificateFiles| {
+        let certificate = Certificate::load(files, &provider).ok()?;
+        let since = certificate.expired_since(UnixTime::since_unix_epoch(since_epoch))?;
+        Some(TlsFault::Expired { path: files.chain.clone(), since })
+    };
+    tls.certificates.iter().filter_map(expired).collect()
+}
+
+fn days(since: &Duration) -> String {
+    match since.as_secs() / 86_400 {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    }
 }
 
 /// Everything that is wrong with the files of an upstream.
@@ -165,6 +189,20 @@ impl Certificate {
 
     fn parsed(&self) -> Result<ParsedCertificate<'_>, Error> {
         ParsedCertificate::try_from(self.0.end_entity_cert()?)
+    }
+
+    /// How long it has been invalid. Of all that a verifier asks, the dates come first, so no
+    /// authority needs to be known.
+    fn expired_since(&self, now: UnixTime) -> Option<Duration> {
+        let parsed = self.parsed().ok()?;
+        let nobody = RootCertStore::empty();
+        match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, &[]) {
+            Err(Error::InvalidCertificate(CertificateError::ExpiredContext {
+                time,
+                not_after,
+            })) => Some(Duration::from_secs(time.as_secs().saturating_sub(not_after.as_secs()))),
+            _ => None,
+        }
     }
 
     fn is_for(&self, name: &ServerName<'_>) -> bool {

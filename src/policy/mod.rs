@@ -28,7 +28,7 @@ pub use self::subject::Subject;
 use self::subject::{Place, Subjects};
 use self::token::{Refused, TokenRule, Verified};
 use crate::config::{Admittance, Authorize, Networks};
-use crate::rate::SharedRates;
+use crate::rate::{SharedBucket, SharedRates};
 
 /// The policy of one route, with what it counts.
 #[derive(Debug)]
@@ -212,6 +212,13 @@ impl Policy {
             Cap::Total => Denied::TotalCap,
         })?;
         Ok(Entered { policy: self, permit })
+    }
+
+    /// Has what subjects have used up of a rate forgotten, since the rate is another.
+    pub fn renew(&self, rate: impl Fn(&SharedRates) -> &SharedBucket) {
+        if let Some(subjects) = &self.subjects {
+            subjects.renew(rate);
+        }
     }
 
     /// Connections that were admitted and live.

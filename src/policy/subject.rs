@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::rate::SharedRates;
+use crate::rate::{SharedBucket, SharedRates};
 
 /// Subjects that have rates of their own.
 const SUBJECTS: usize = 100_000;
@@ -82,6 +82,13 @@ impl Subjects {
         known.live += 1;
         let rates = known.rates.clone();
         Some(Place { subjects: self.clone(), subject: subject.clone(), rates })
+    }
+
+    /// Has a rate of every subject begin anew.
+    pub(super) fn renew(&self, rate: impl Fn(&SharedRates) -> &SharedBucket) {
+        let state = self.lock();
+        let known = state.known.values().map(|known| &known.rates);
+        known.chain(&state.others).for_each(|rates| rate(rates).renew());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

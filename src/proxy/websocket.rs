@@ -202,7 +202,7 @@ fn commit(worker: &Worker, route: &Route, lease: &Lease) -> Result<Arc<Plan>, Re
     let before = &route.cluster;
     let after = now.cluster(before.name()).ok_or_else(gone)?;
     let identity = lease.endpoint().identity();
-    let removed = !Arc::ptr_eq(before, after) && before.has(identity) && !after.has(identity);
+    let removed = !Arc::ptr_eq(before, after) && before.loses(identity, Some(after));
     if removed { Err(gone()) } else { Ok(plan) }
 }
 

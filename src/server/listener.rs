@@ -38,6 +38,11 @@ pub struct Listener {
 pub enum BindError {
     #[error("cannot listen on {address}: {error}{}", advice(.error))]
     Listen { address: SocketAddr, error: io::Error },
+    #[error(
+        "cannot listen on {address} while this process listens on {own}: restart, or take that \
+         away in one reload and add this in the next"
+    )]
+    Own { address: SocketAddr, own: SocketAddr },
     #[error("listener {address}: {fault}")]
     Tls { address: SocketAddr, fault: Box<TlsFault> },
     #[error(transparent)]

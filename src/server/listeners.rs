@@ -3,9 +3,11 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -14,7 +16,7 @@ use super::listener::{BindError, Listener};
 use super::slots::Slots;
 use crate::config::{self, ListenerTls};
 use crate::net::socket;
-use crate::net::tls::Acceptor;
+use crate::net::tls::{self, Acceptor, TlsFault};
 
 /// A listener is the same by its address, and by how manieth of that address it is: ports may be
 /// left to the kernel.
@@ -31,6 +33,14 @@ struct Bound {
     published: watch::Sender<Arc<Listener>>,
 }
 
+/// What becomes of listeners that are not bound yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binds {
+    WhatIsNew,
+    /// Nothing opens any more.
+    Nothing,
+}
+
 /// A socket that was just bound, and where its listener will be read.
 pub type Fresh = (TcpListener, watch::Receiver<Arc<Listener>>);
 
@@ -38,8 +48,8 @@ pub type Fresh = (TcpListener, watch::Receiver<Arc<Listener>>);
 pub struct Next(Vec<(Key, u64, Arc<Listener>, Option<TcpListener>)>);
 
 impl Listeners {
-    /// Binds what is new and reads the certificates of what has changed.
-    pub fn prepare(&self, configs: &[config::Listener]) -> Result<Next, BindError> {
+    /// Reads the certificates of what has changed, and binds what is new or leaves it out.
+    pub fn prepare(&self, configs: &[config::Listener], binds: Binds) -> Result<Next, BindError> {
         let mut next = Vec::with_capacity(configs.len());
         for (index, config) in configs.iter().enumerate() {
             let earlier = configs[..index].iter().filter(|other| other.listen == config.listen);
@@ -47,7 +57,11 @@ impl Listeners {
             let files = config.tls.as_ref().map_or(0, fingerprint);
             let (listener, socket) = match self.0.iter().find(|bound| bound.key == key) {
                 Some(bound) => (bound.again(config, files)?, None),
-                None => bind(config).map(|(listener, socket)| (listener, Some(socket)))?,
+                None if binds == Binds::Nothing => continue,
+                None => {
+                    let (listener, socket) = bind(config).map_err(|error| self.explain(error))?;
+                    (listener, Some(socket))
+                }
             };
             next.push((key, files, listener, socket));
         }
@@ -61,10 +75,13 @@ impl Listeners {
         for (key, files, listener, socket) in next {
             listener.slots.limit(listener.config.limits);
             let known = before.iter().position(|bound| bound.key == key);
-            let published = match known.map(|index| before.swap_remove(index).published) {
-                Some(published) => {
-                    published.send_replace(listener.clone());
-                    published
+            let published = match known.map(|index| before.swap_remove(index)) {
+                Some(bound) => {
+                    if bound.files != files {
+                        info!(address = %listener.local, "certificates are those of its files now");
+                    }
+                    bound.published.send_replace(listener.clone());
+                    bound.published
                 }
                 None => watch::Sender::new(listener.clone()),
             };
@@ -79,11 +96,16 @@ impl Listeners {
         fresh
     }
 
-    /// Of what is bound already, only what also `configs` has; for a time when nothing new opens.
-    pub fn known<'c>(&self, configs: &'c [config::Listener]) -> Vec<config::Listener> {
-        let known =
-            |config: &&'c config::Listener| self.0.iter().any(|bound| bound.key.0 == config.listen);
-        configs.iter().filter(known).cloned().collect()
+    /// An address that cannot be had may be taken by what runs.
+    fn explain(&self, error: BindError) -> BindError {
+        let BindError::Listen { address, error } = error else { return error };
+        let own = |bound: &&Bound| bound.listener.local.port() == address.port();
+        match self.0.iter().find(own) {
+            Some(own) if error.kind() == io::ErrorKind::AddrInUse => {
+                BindError::Own { address, own: own.listener.local }
+            }
+            _ => BindError::Listen { address, error },
+        }
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -98,11 +120,8 @@ impl Bound {
         if before.config == *config && self.files == files {
             return Ok(before.clone());
         }
-        if before.config.reuse_port != config.reuse_port {
-            warn!(address = %before.local, "reuse_port cannot change while the address is bound: restart");
-        }
         let unchanged = before.config.tls == config.tls && self.files == files;
-        let acceptor = if unchanged { before.acceptor.clone() } else { acceptor(config)? };
+        let acceptor = if unchanged { before.acceptor.clone() } else { valid_acceptor(config)? };
         let (slots, local) = (before.slots.clone(), before.local);
         Ok(Arc::new(Listener { config: config.clone(), acceptor, slots, local }))
     }
@@ -111,6 +130,10 @@ impl Bound {
 fn bind(config: &config::Listener) -> Result<(Arc<Listener>, TcpListener), BindError> {
     let address = config.listen;
     let acceptor = acceptor(config)?;
+    // Clients may put up with it, and there is no better one.
+    for fault in expired(config) {
+        warn!(%address, %fault, "a certificate has expired");
+    }
     let listen = || {
         let socket = socket::listen(address, config.reuse_port)?;
         let local = socket.local_addr()?;
@@ -119,6 +142,19 @@ fn bind(config: &config::Listener) -> Result<(Arc<Listener>, TcpListener), BindE
     let (socket, local) = listen().map_err(|error| BindError::Listen { address, error })?;
     let slots = Slots::new(config.limits);
     Ok((Arc::new(Listener { config: config.clone(), acceptor, slots, local }), socket))
+}
+
+fn expired(config: &config::Listener) -> Vec<TlsFault> {
+    config.tls.as_ref().map_or_else(Vec::new, |tls| tls::expired(tls, SystemTime::now()))
+}
+
+/// Nothing that has expired comes in the place of what is there.
+fn valid_acceptor(config: &config::Listener) -> Result<Option<Acceptor>, BindError> {
+    let address = config.listen;
+    match expired(config).pop() {
+        Some(fault) => Err(BindError::Tls { address, fault: Box::new(fault) }),
+        None => acceptor(config),
+    }
 }
 
 fn acceptor(config: &config::Listener) -> Result<Option<Acceptor>, BindError> {
@@ -137,9 +173,10 @@ fn fingerprint(tls: &ListenerTls) -> u64 {
 /// A number that is another when one of these files is.
 pub fn contents<'p>(files: impl Iterator<Item = &'p Path>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // Of a pipe nothing is read: it can be but once.
-    for file in files.filter(|file| file.is_file()) {
-        std::fs::read(file).ok().hash(&mut hasher);
+    for file in files {
+        // Of a pipe nothing is read: it can be but once.
+        let bytes = file.is_file().then(|| std::fs::read(file).ok());
+        bytes.hash(&mut hasher);
     }
     hasher.finish()
 }

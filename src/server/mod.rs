@@ -29,15 +29,14 @@ use tracing::info;
 
 pub use self::listener::BindError;
 use self::listener::{Accepted, Dispatch, Opening};
-use self::listeners::{Fresh, Listeners};
+use self::listeners::{Binds, Fresh, Listeners};
 use self::occupancy::Occupancy;
-pub use self::reload::Reloading;
 use self::reload::Trigger;
+pub use self::reload::{Reloading, Start};
 use crate::config::{self, Config, Drain};
 use crate::control::Command;
 use crate::net::tls::Connector;
 use crate::snapshot::Snapshot;
-use crate::upstream::Cluster;
 use crate::ws::CloseCode;
 
 /// How long a socket that was cut may take to be gone.
@@ -67,7 +66,7 @@ impl Server {
     /// keys of tokens. `page` is served at `/` where no route is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let mut listeners = Listeners::default();
-        let next = listeners.prepare(&config.listeners)?;
+        let next = listeners.prepare(&config.listeners, Binds::WhatIsNew)?;
         let fresh = listeners.replace(next);
         config.routes.iter().try_for_each(read_authorities)?;
         let snapshot = Arc::new(Snapshot::new(config, None, page)?);
@@ -86,8 +85,7 @@ impl Server {
         signals: mpsc::Receiver<Signal>,
         reloading: Option<Reloading>,
     ) -> io::Result<()> {
-        self.snapshot.rings.feed();
-        self.snapshot.clusters().for_each(Cluster::watch);
+        self.snapshot.begin();
         let occupancy = Occupancy::new(workers(&self.config));
         let published = Arc::new(ArcSwap::from(self.snapshot));
         let workers = Workers::start(&self.config, &occupancy, &published)?;

@@ -3,6 +3,8 @@
 //! A new file is read, checked whole and built beside what runs, its listeners bound, and only
 //! then swapped in, in one store; a fault anywhere keeps what runs.
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +13,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::listeners::contents;
-use super::source::{Source, unusable};
+use super::listeners::{Binds, contents};
+use super::source::{Source, unusable_again};
 use super::watch::Watch;
 use super::{Control, Signal, read_authorities, workers};
 use crate::config::{Config, Effect, LoadError, Loaded, NamedFile, OnRemoved, changes};
 use crate::control::Command;
 use crate::snapshot::Snapshot;
-use crate::upstream::Cluster;
 
 /// How long files that others are just writing may take to fit together, a certificate and its
 /// key for instance; and the text itself.
@@ -44,7 +45,7 @@ pub struct Reloading {
     watch: Watch,
     /// Every file that the last readable configuration names.
     files: Vec<PathBuf>,
-    /// What the files held when they were last judged, and whether that was good.
+    /// What all files held when they were last judged, and whether that was good.
     judged: (u64, Verdict),
     failing: Option<Failing>,
     /// Called with each configuration that is put to use.
@@ -55,6 +56,8 @@ pub struct Reloading {
 struct Failing {
     since: Instant,
     retry_at: Instant,
+    /// Somebody waits to be told.
+    asked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,25 +75,36 @@ enum Reading {
     Good(Box<Loaded>),
 }
 
+/// A configuration that was read, and what its files held before anything was made of them.
+pub struct Start {
+    source: Source,
+    files: Vec<PathBuf>,
+    contents: u64,
+}
+
+impl Start {
+    /// To be made before the files of `loaded` are put to use: what changes from here on is seen.
+    pub fn new(source: Source, loaded: &Loaded) -> Start {
+        let files = paths(&loaded.files);
+        // Of a pipe nothing can be read again, so it never looks changed.
+        let text = source.file.is_file().then(|| loaded.text().as_bytes());
+        let contents = state(text, &files);
+        Start { source, files, contents }
+    }
+}
+
 impl Reloading {
-    /// `loaded` is what runs; looks come by `signals`.
+    /// `start` is what runs; looks come by `signals`.
     pub fn new(
-        source: Source,
-        loaded: &Loaded,
+        start: Start,
         signals: mpsc::Sender<Signal>,
         adopted: impl Fn(&Config) + 'static,
     ) -> Reloading {
-        let mut reloading = Reloading {
-            source,
-            watch: Watch::start(signals),
-            files: Vec::new(),
-            judged: (0, Verdict::Good),
-            failing: None,
-            adopted: Box::new(adopted),
-        };
-        reloading.follow(&loaded.files);
-        reloading.judged.0 = reloading.contents();
-        reloading
+        let Start { source, files, contents } = start;
+        let mut watch = Watch::start(signals);
+        watch.follow(all_files(&source, &files));
+        let judged = (contents, Verdict::Good);
+        Reloading { source, watch, files, judged, failing: None, adopted: Box::new(adopted) }
     }
 
     pub(super) fn retry_at(&self) -> Option<Instant> {
@@ -98,53 +112,74 @@ impl Reloading {
     }
 
     fn read(&mut self, trigger: Trigger) -> Reading {
-        if let Ok(loaded) = self.source.load() {
-            self.follow(&loaded.files);
-        }
-        // What changes from here on is different at the next look.
-        let contents = self.contents();
+        let asked = trigger == Trigger::Asked || self.failing.is_some_and(|it| it.asked);
+        // Links may lead elsewhere by now, though every name is as it was.
+        self.watch.follow(all_files(&self.source, &self.files));
+        let contents = state(self.source.bytes().as_deref(), &self.files);
         let (judged, verdict) = self.judged;
         // A fault is told again to whoever asks.
-        if contents == judged && (trigger != Trigger::Asked || verdict == Verdict::Good) {
+        if contents == judged && (!asked || verdict == Verdict::Good) {
             self.failing = None;
             return Reading::Unchanged;
         }
-        let (fault, settles_in) = match self.source.load() {
-            Ok(loaded) => match unusable(&loaded) {
-                report if report.is_empty() => {
-                    self.failing = None;
-                    self.judged = (contents, Verdict::Good);
-                    return Reading::Good(Box::new(loaded));
-                }
-                report => (LoadError::Faulty(report), FILES_SETTLE),
-            },
-            Err(fault) if trigger == Trigger::Asked => (fault, Duration::ZERO),
-            Err(fault) => (fault, TEXT_SETTLES),
+        let loaded = match self.source.load_again() {
+            Ok(loaded) => loaded,
+            Err(fault) if asked => return self.faulty(contents, &fault),
+            Err(fault) => return self.unsettled(TEXT_SETTLES, asked, contents, &fault),
         };
+        self.files = paths(&loaded.files);
+        self.watch.follow(all_files(&self.source, &self.files));
+        // What changes from here on is different at the next look.
+        let contents = state(Some(loaded.text().as_bytes()), &self.files);
+        let report = unusable_again(&loaded);
+        if !report.is_empty() {
+            let fault = LoadError::Faulty(report);
+            return self.unsettled(FILES_SETTLE, asked, contents, &fault);
+        }
+        self.failing = None;
+        self.judged = (contents, Verdict::Good);
+        Reading::Good(Box::new(loaded))
+    }
+
+    /// A fault that may pass within `patience`.
+    fn unsettled(
+        &mut self,
+        patience: Duration,
+        asked: bool,
+        contents: u64,
+        fault: &LoadError,
+    ) -> Reading {
         let now = Instant::now();
         let since = self.failing.map_or(now, |failing| failing.since);
-        if now - since < settles_in {
-            self.failing = Some(Failing { since, retry_at: now + RETRY });
-            return Reading::Unsettled;
+        if now - since >= patience {
+            return self.faulty(contents, fault);
         }
+        self.failing = Some(Failing { since, retry_at: now + RETRY, asked });
+        Reading::Unsettled
+    }
+
+    fn faulty(&mut self, contents: u64, fault: &LoadError) -> Reading {
         self.failing = None;
         self.judged = (contents, Verdict::Faulty);
         Reading::Faulty(fault.to_string())
     }
+}
 
-    fn follow(&mut self, files: &[NamedFile]) {
-        self.files = files.iter().map(|file| file.path.clone()).collect();
-        self.watch.follow(all_files(&self.source, &self.files));
-    }
-
-    fn contents(&self) -> u64 {
-        contents(all_files(&self.source, &self.files))
-    }
+fn paths(files: &[NamedFile]) -> Vec<PathBuf> {
+    files.iter().map(|file| file.path.clone()).collect()
 }
 
 /// The configuration's file, and those that it names.
 fn all_files<'f>(source: &'f Source, named: &'f [PathBuf]) -> impl Iterator<Item = &'f Path> {
     std::iter::once(&*source.file).chain(named.iter().map(|file| &**file))
+}
+
+/// A number that is another when the text is, or one of the files that it names.
+fn state(text: Option<&[u8]>, named: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    contents(named.iter().map(|file| &**file)).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Control {
@@ -174,14 +209,9 @@ impl Control {
 
     fn put_to_use(&mut self, loaded: &Loaded) -> Result<(), String> {
         let config = &loaded.config;
-        let known;
-        let listeners = if self.draining {
-            known = self.listeners.known(&config.listeners);
-            &known
-        } else {
-            &config.listeners
-        };
-        let listeners = self.listeners.prepare(listeners).map_err(|error| error.to_string())?;
+        let binds = if self.draining { Binds::Nothing } else { Binds::WhatIsNew };
+        let listeners = self.listeners.prepare(&config.listeners, binds);
+        let listeners = listeners.map_err(|error| error.to_string())?;
         config.routes.iter().try_for_each(read_authorities).map_err(|error| error.to_string())?;
         let before = self.published.load_full();
         let next = Snapshot::new(config, Some(&before), before.page);
@@ -190,9 +220,7 @@ impl Control {
 
         let fresh = self.listeners.replace(listeners);
         let generation = next.generation;
-        next.rings.feed();
-        before.clusters().for_each(|cluster| cluster.unwatch());
-        next.clusters().for_each(Cluster::watch);
+        next.replace(&before);
         self.published.store(next);
         let backlog = config.server.backlog_total / workers(&self.config);
         self.workers.command(Command::Adopt { window: config.server.drain.window, backlog });

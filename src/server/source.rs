@@ -1,12 +1,15 @@
 //! Where the configuration comes from, and whether what it names can be used.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::config::{Config, Diagnostic, Drain, LoadError, Loaded, Report};
+use crate::config::{
+    Config, Diagnostic, Drain, ListenerTls, LoadError, Loaded, NamedFile, Report, Span,
+};
 use crate::keyring::{self, KeyringFault};
-use crate::net::tls;
+use crate::net::tls::{self, TlsFault};
 use crate::plan::Plan;
 use crate::upstream::seed;
 
@@ -30,6 +33,28 @@ impl Source {
         }
         Ok(loaded)
     }
+
+    /// Reads it once more, which a pipe cannot be.
+    pub fn load_again(&self) -> Result<Loaded, LoadError> {
+        if is_stream(&self.file) {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, ONCE);
+            return Err(LoadError::Unreadable { path: self.file.clone(), error });
+        }
+        self.load()
+    }
+
+    /// What the file holds, as far as that can be known again and again.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        if self.file.is_file() { std::fs::read(&self.file).ok() } else { None }
+    }
+}
+
+/// What is said of a file that cannot be read twice.
+const ONCE: &str = "it is no regular file, and can be read but once: restart to change it";
+
+/// A pipe, say, which would be waited for.
+fn is_stream(path: &Path) -> bool {
+    path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir())
 }
 
 /// One grace G makes a drain: delay G/6, window G/2, timeout G − 2 s; and no close may take
@@ -55,20 +80,56 @@ pub fn unusable(loaded: &Loaded) -> Report {
     report
 }
 
+/// The same for files that were read before, and are to be read again.
+pub fn unusable_again(loaded: &Loaded) -> Report {
+    let streams = loaded.files.iter().filter(|file| is_stream(&file.path));
+    let fault = |file: &NamedFile| {
+        let message = format!("cannot read the {} again: {ONCE}", file.purpose);
+        Diagnostic::fault(file.span.clone(), message).label("this file")
+    };
+    let faults: Vec<Diagnostic> = streams.map(fault).collect();
+    if faults.is_empty() { unusable(loaded) } else { loaded.report(faults) }
+}
+
+/// A warning for each certificate that has expired.
+pub fn expired(loaded: &Loaded) -> Vec<Diagnostic> {
+    if has_streams(loaded) {
+        return Vec::new();
+    }
+    let expired = tls(loaded).flat_map(|tls| tls::expired(tls, SystemTime::now()));
+    let warning = |fault: TlsFault| {
+        Diagnostic::warning(span(loaded, fault.path()), fault.to_string())
+            .label("this file")
+            .help("wsgate starts with it, but a reload does not put it in the place of another")
+    };
+    expired.map(warning).collect()
+}
+
+/// What a pipe says can be read but once, and not by a check.
+fn has_streams(loaded: &Loaded) -> bool {
+    !loaded.files.iter().all(|file| file.path.is_file())
+}
+
+fn tls(loaded: &Loaded) -> impl Iterator<Item = &ListenerTls> {
+    loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref())
+}
+
+/// Where the configuration names this file.
+fn span(loaded: &Loaded, path: Option<&Path>) -> Span {
+    let named = loaded.files.iter().find(|file| Some(&*file.path) == path);
+    named.map_or(0..0, |file| file.span.clone())
+}
+
 /// A fault for each file that can be read and is of no use.
 fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
-    // What a pipe says can be read but once, and not by a check.
-    if !loaded.files.iter().all(|file| file.path.is_file()) {
+    if has_streams(loaded) {
         return Vec::new();
     }
     let diagnostic = |path: Option<&Path>, fault: &dyn std::error::Error| {
-        let named = loaded.files.iter().find(|file| Some(&*file.path) == path);
-        let span = named.map_or(0..0, |file| file.span.clone());
-        Diagnostic::fault(span, fault.to_string()).label("this file")
+        Diagnostic::fault(span(loaded, path), fault.to_string()).label("this file")
     };
-    let listeners = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let upstreams = loaded.config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
-    let tls = listeners.flat_map(tls::faults).chain(upstreams.flat_map(tls::upstream_faults));
+    let tls = tls(loaded).flat_map(tls::faults).chain(upstreams.flat_map(tls::upstream_faults));
     let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());

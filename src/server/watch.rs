@@ -5,7 +5,8 @@
 //! nothing: every few seconds somebody looks anyway. Whether anything is different is for the
 //! reader of the files to say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,8 +25,12 @@ const POLL: Duration = Duration::from_secs(5);
 
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
-    folders: BTreeSet<PathBuf>,
+    /// Those that are followed, and which folder had each name then; none where it failed.
+    folders: BTreeMap<PathBuf, Option<Identity>>,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
 
 impl Watch {
     /// Sends [`Signal::Look`] when something happens in a folder that is followed, or may have.
@@ -50,25 +55,42 @@ impl Watch {
         if let Err(error) = &watcher {
             warn!(%error, poll_s = POLL.as_secs(), "files cannot be watched and are polled");
         }
-        Watch { watcher: watcher.ok(), folders: BTreeSet::new() }
+        Watch { watcher: watcher.ok(), folders: BTreeMap::new() }
     }
 
-    /// Follows the folders of these files, and no others.
+    /// Follows the folders of these files, and no others. A folder that has been replaced by one
+    /// of the same name is followed anew.
     pub fn follow<'p>(&mut self, files: impl Iterator<Item = &'p Path>) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted: BTreeSet<PathBuf> = files.flat_map(folders).collect();
-        for folder in self.folders.difference(&wanted) {
-            // Fails where the folder is gone, which is as good.
-            let _ = watcher.unwatch(folder);
-        }
-        for folder in wanted.difference(&self.folders) {
-            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+        let mut followed = BTreeMap::new();
+        for folder in wanted {
+            let before = self.folders.remove(&folder);
+            let now = identity(&folder);
+            if before.is_some_and(|before| before != now) {
+                // Fails where the kernel has forgotten it, which is as good.
+                let _ = watcher.unwatch(&folder);
+            }
+            // Again too where nothing seems to have changed: a number may come a second time.
+            let watched = watcher.watch(&folder, RecursiveMode::NonRecursive);
+            if let Err(error) = &watched
+                && before != Some(None)
+            {
                 warn!(folder = %folder.display(), %error, poll_s = POLL.as_secs(),
                     "a folder cannot be watched and is polled");
             }
+            followed.insert(folder, now.filter(|_| watched.is_ok()));
         }
-        self.folders = wanted;
+        for folder in self.folders.keys() {
+            let _ = watcher.unwatch(folder);
+        }
+        self.folders = followed;
     }
+}
+
+fn identity(folder: &Path) -> Option<Identity> {
+    let about = folder.metadata().ok()?;
+    Some((about.dev(), about.ino()))
 }
 
 /// The folder a file is named in, and the one that it is in once links are followed.

@@ -21,7 +21,9 @@ impl Tunnel {
             self.adopt_patience(Due::Slow(side), plan.slow_consumer, now);
         }
         if plan.idle != before.idle {
-            self.deadlines.set(Due::Idle, now, plan.idle);
+            // Up to a tenth longer, so that those who have long been idle do not go together.
+            let idle = plan.idle.map(|idle| idle.mul_f64(1.0 + rand::random::<f64>() / 10.0));
+            self.deadlines.set(Due::Idle, now, idle);
         }
         if plan.max_age != before.max_age {
             self.deadlines.set(Due::MaxAge, now, plan.max_age.map(|age| self.left_of(age, now)));
@@ -32,6 +34,7 @@ impl Tunnel {
             self.deadlines.set(Due::Expiry, now, Some(soon));
         }
         if (plan.messages, plan.bytes) != (before.messages, before.bytes) {
+            self.ends[Side::Client as usize].meter.renew_rates(&before, &plan);
             self.deadlines.set(Due::Resume(Side::Client), now, Some(Duration::ZERO));
         }
     }

@@ -187,6 +187,17 @@ impl Meter {
         }
     }
 
+    /// Rates that are others by a new plan begin anew. Those of a subject are not this one's.
+    pub fn renew_rates(&mut self, before: &Plan, plan: &Plan) {
+        let [messages, bytes] = plan.quotas_differ(before);
+        if messages {
+            self.rates.messages = Bucket::default();
+        }
+        if bytes {
+            self.rates.bytes = Bucket::default();
+        }
+    }
+
     /// Has the rates of a plan that are per subject taken from these.
     pub fn sharing(mut self, rates: Option<Arc<SharedRates>>) -> Meter {
         self.rates.subject = rates;

@@ -91,8 +91,8 @@ impl Health {
         Some(opposite)
     }
 
-    /// Forgets what probes found: there are none any more.
-    pub fn unprobed(&mut self) {
+    /// It is probed no longer: what probes said of it is no longer known.
+    pub fn forget_probes(&mut self) {
         (self.verdict, self.against, self.up_since) = (Verdict::Up, 0, None);
     }
 

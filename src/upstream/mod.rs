@@ -198,10 +198,24 @@ impl Cluster {
         &self.name
     }
 
+    /// Whether an endpoint of this cluster is in the file no more by `after`, the cluster in its
+    /// place. One that a name resolved to is, for as long as the name is.
+    pub fn loses(&self, identity: &str, after: Option<&Cluster>) -> bool {
+        let lists =
+            |cluster: &Cluster| cluster.listed.iter().any(|it| **it.identity() == *identity);
+        let stays =
+            |after: &Cluster| after.has(identity) || (!lists(self) && after.resolves_as(self));
+        self.has(identity) && !after.is_some_and(stays)
+    }
+
+    fn resolves_as(&self, other: &Cluster) -> bool {
+        let [own, others] = [self, other].map(|it| it.resolve.as_ref().map(|it| &it.name));
+        own.is_some() && own == others
+    }
+
     /// The addresses of its name, as the cluster before it knew them: an answer is not waited for.
     fn still_found(&self, before: &Cluster) -> Vec<Arc<Endpoint>> {
-        let name = |cluster: &Cluster| cluster.resolve.as_ref().map(|resolve| resolve.name.clone());
-        let Some(resolve) = self.resolve.as_ref().filter(|_| name(self) == name(before)) else {
+        let Some(resolve) = self.resolve.as_ref().filter(|_| self.resolves_as(before)) else {
             return Vec::new();
         };
         let (host, running) = (resolve.name.host.as_str().into(), before.endpoints());

@@ -35,10 +35,10 @@ impl Cluster {
             let found = Found::of(self.found());
             self.spawn(keep_resolved(Arc::downgrade(self), name, resolve.refresh, found));
         }
-        self.probe_the_unprobed();
-        if self.health.is_none() {
-            // What the probes of the cluster before it found would hold for ever.
-            self.endpoints().iter().for_each(|endpoint| endpoint.note(Health::unprobed));
+        match &self.health {
+            Some(_) => self.probe_the_unprobed(),
+            // Nobody else would ever take back what a probe said.
+            None => self.endpoints().iter().for_each(|it| it.note(Health::forget_probes)),
         }
     }
 

@@ -103,6 +103,11 @@ impl Config {
         self
     }
 
+    /// The only certificate, `{ chain = …, key = … }`.
+    pub fn only_certificate(self, files: String) -> Config {
+        Config { certificates: vec![files], ..self }
+    }
+
     /// A further certificate, `{ chain = …, key = … }`.
     pub fn certificate(mut self, files: String) -> Config {
         self.certificates.push(files);
@@ -279,8 +284,12 @@ impl Edge {
 
     /// Goes over to another configuration, and waits until the log says so.
     pub async fn reconfigure(&self, config: &Config) {
+        self.reconfigure_by(&config.text()).await;
+    }
+
+    pub async fn reconfigure_by(&self, text: &str) {
         let before = self.logged(reloaded).len();
-        self.rewrite(&config.text());
+        self.rewrite(text);
         self.wait_for_logs(before + 1, reloaded).await;
     }
 
@@ -342,6 +351,11 @@ impl Edge {
     /// The line of the first refused handshake.
     pub async fn refused(&self) -> Line {
         self.wait_for_log(|line| line["message"] == "handshake refused").await
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -442,6 +456,11 @@ impl Drop for Edge {
 /// The line of a configuration that was put to use.
 pub fn reloaded(line: &Line) -> bool {
     line["message"] == "configuration reloaded"
+}
+
+/// The line of one that was refused.
+pub fn not_reloaded(line: &Line) -> bool {
+    line["message"] == "configuration not reloaded: what runs goes on"
 }
 
 /// Whether a line tells of a tunnel's end.

@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Request};
-pub use edge::{Config, Edge, Line, can_have_hosts, ended, reloaded};
+pub use edge::{Config, Edge, Line, can_have_hosts, ended, not_reloaded, reloaded};
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
 pub use program::{Ended, Program, run, wsgate};
 pub use server::{Manner, Server};
-pub use tls::{Authority, authority, client_config, connect_tls};
+pub use tls::{Authority, Pair, authority, client_config, connect_tls};
 
 /// How long a test waits for what must happen soon. Long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +62,14 @@ pub async fn open_as(
     };
     let upstream = async { backend.accept().await.upgrade(answer).await };
     tokio::join!(client, upstream)
+}
+
+/// Sends a text through a tunnel and takes it out on the other side, both ways.
+pub async fn relay(client: &mut Peer, upstream: &mut Peer, text: &str) {
+    client.send_frame(Frame::text(text)).await;
+    assert_eq!(upstream.frame().await.payload, text.as_bytes());
+    upstream.send_frame(Frame::text(text)).await;
+    assert_eq!(client.frame().await.payload, text.as_bytes());
 }
 
 /// Waits until a count that others raise has stood still for a while.

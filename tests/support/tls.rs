@@ -86,10 +86,6 @@ impl Authority {
     }
 
     pub fn expired_acceptor(&self, name: &str) -> TlsAcceptor {
-        let expire = |params: &mut CertificateParams| {
-            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        };
         self.acceptor_of(&[name], expire, false)
     }
 
@@ -123,12 +119,33 @@ impl Authority {
     }
 
     fn files(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> String {
-        let (certificate, key) = self.issue(name, usage);
         let chain = self.file(&format!("{name}.{}.pem", serial()));
-        let key_file = chain.with_extension("key");
-        std::fs::write(&chain, certificate.pem()).expect("a certificate's file");
-        std::fs::write(&key_file, key.serialize_pem()).expect("a key's file");
-        format!("{{ chain = {chain:?}, key = {key_file:?} }}")
+        let key = chain.with_extension("key");
+        let pair = self.pair_for(name, usage, |_| {});
+        std::fs::write(&chain, pair.chain).expect("a certificate's file");
+        std::fs::write(&key, pair.key).expect("a key's file");
+        format!("{{ chain = {chain:?}, key = {key:?} }}")
+    }
+
+    /// A new server certificate in PEM, in no file.
+    pub fn pair(&self, name: &str) -> Pair {
+        self.pair_for(name, ExtendedKeyUsagePurpose::ServerAuth, |_| {})
+    }
+
+    /// One that was valid once.
+    pub fn expired_pair(&self, name: &str) -> Pair {
+        self.pair_for(name, ExtendedKeyUsagePurpose::ServerAuth, expire)
+    }
+
+    fn pair_for(
+        &self,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
+        let (certificate, key) = self.issue_with(name, usage, change);
+        let (chain, key) = (certificate.pem(), key.serialize_pem());
+        Pair { chain, key, der: certificate.der().clone() }
     }
 
     /// A client that takes only `versions` (empty: the usual ones) and shows no certificate.
@@ -166,13 +183,36 @@ impl Authority {
     }
 
     fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
+        self.issue_with(name, usage, |_| {})
+    }
+
+    fn issue_with(
+        &self,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let names = [name, "127.0.0.1", "127.0.0.2"].map(str::to_owned).to_vec();
         let mut params = CertificateParams::new(names).expect("a certificate's parameters");
         params.distinguished_name = named(name);
         params.extended_key_usages = vec![usage];
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).expect("a signature"), key)
     }
+}
+
+/// A certificate and its key, in PEM.
+pub struct Pair {
+    pub chain: String,
+    pub key: String,
+    /// What a client is shown.
+    pub der: CertificateDer<'static>,
+}
+
+fn expire(params: &mut CertificateParams) {
+    params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
 }
 
 fn named(name: &str) -> DistinguishedName {
