@@ -446,6 +446,33 @@ async fn a_client_that_leaves_takes_its_dial_with_it() {
     assert_eq!(edge.refused().await["outcome"], "client_gone");
 }
 
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_back() {
+    let backend = Backend::tcp().await;
+    let endpoints = format!("[{{ address = {:?}, max_connections = 1 }}]", backend.address);
+    let edge = Config::new("")
+        .endpoints(&endpoints)
+        .upstream("handshake_timeout = \"2s\"")
+        .route("limits.connections = { total = 1 }")
+        .start()
+        .await;
+    // Behind early bytes hyper does not see that it left, and the deadline ends it.
+    for early in [Vec::new(), Frame::text("early").masked(true).encode()] {
+        let mut client = edge.connect().await;
+        client.send(&[Upgrade::to("/").bytes(), early].concat()).await;
+        let mut upstream = backend.accept().await.silent();
+        drop(client);
+        upstream.end().await;
+        // One that leaves as it is answered.
+        let mut client = edge.connect().await;
+        client.send(&Upgrade::to("/").bytes()).await;
+        let asked = backend.accept().await;
+        drop(client);
+        asked.upgrade("").await.reader.rest().await;
+    }
+    open(&edge, &backend).await;
+}
+
 // What the upstream is asked, and the client answered.
 
 #[tokio::test]

@@ -72,6 +72,27 @@ async fn what_becomes_no_answer_in_time_is_504_and_cut() {
     }
 }
 
+/// A server that hangs: it accepts, and takes no more than its socket's buffer does.
+#[tokio::test]
+async fn a_request_that_is_not_taken_is_504_and_cut() {
+    let backend = Backend::unix().await;
+    let edge = impatient(&backend).listener("limits.header_bytes = \"2MiB\"").start().await;
+    let large = "x".repeat(1 << 20);
+    for request in requests() {
+        let mut client = edge.connect().await;
+        let line = format!("X-Large: {large}\r\n\r\n");
+        let request = [&request[..request.len() - 2], line.as_bytes()].concat();
+        client.send(&request).await;
+        let mut upstream = backend.connection().await;
+        assert_eq!(client.reader.answer().await.status(), 504);
+        let mut taken = 0;
+        while let Some(bytes) = upstream.reader.next_bytes().await {
+            taken += bytes.len();
+        }
+        assert!(taken < large.len(), "what was written later had no reader: {taken} bytes");
+    }
+}
+
 #[tokio::test]
 async fn a_flood_of_answers_before_the_answer_ends_with_its_time() {
     let backend = Backend::tcp().await;
