@@ -9,7 +9,7 @@ use http::{Method, request};
 
 use super::Worker;
 use super::authorize::{Question, ask};
-use super::headers::{Facts, question_headers};
+use super::headers::{Claims, Facts, question_headers};
 use super::rejection::Rejection;
 use super::token;
 use crate::keyring::Ring;
@@ -95,7 +95,9 @@ pub(super) async fn admit(
         let admission = identified.admit(None, now).map_err(denied)?;
         return Ok(Admitted { admission, claims, question: None });
     };
-    let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?);
+    let names = route.token.as_ref().map_or(&[][..], |asked| &asked.forwarded);
+    let told = Claims { names, fields: &claims };
+    let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?, told);
     let question = route.plan.recheck.map(|_| Question::new(&fields));
     let mut approval = ask(worker, route, rules, fields).await.map_err(denied)?;
     let claims = [claims, approval.take_fields()].concat();
