@@ -299,8 +299,8 @@ pub fn question_headers(
     headers
 }
 
-/// Backends that turn field names into variables (CGI, WSGI, PHP) cannot tell `_` from `-`, so a
-/// name is compared in both spellings.
+/// Backends that turn field names into variables (CGI, WSGI, PHP) cannot tell `_` from `-`, and
+/// some (lighttpd) no mark from another, so a name is compared in all these spellings.
 fn passes_upstream(
     name: &HeaderName,
     all: &HeaderMap,
@@ -346,7 +346,7 @@ fn is_spelled(name: &HeaderName, other: &HeaderName) -> bool {
 }
 
 pub(super) fn same_spelling(one: &str, other: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let dash = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 
