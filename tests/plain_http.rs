@@ -807,6 +807,39 @@ async fn an_authorizer_is_asked_before_the_body_is_taken_and_never_of_a_prefligh
     assert_eq!((answered.status(), answered.header("connection")), (401, Some("close")));
 }
 
+#[tokio::test]
+async fn a_preflight_brings_no_body_and_no_token_past_the_edge() {
+    let backend = Backend::tcp().await;
+    let token = "token = { from = [\"header:authorization\", \"query:t\"], strip = false, \
+         algorithms = [\"HS256\"], keys = { secret_env = \"WSGATE_TEST_SECRET\" }, \
+         forward = { sub = \"x-user\" } }";
+    let config = config(&backend).environment("WSGATE_TEST_SECRET", "0123456789abcdef".repeat(2));
+    let edge = config.route("origin = \"any\"").route(token).start().await;
+    let preflight = |lines: &str| {
+        let asks = "Origin: https://x.example\r\nAccess-Control-Request-Method: PUT\r\n";
+        head("OPTIONS /a?t=forged&b", &format!("{asks}{lines}"))
+    };
+    let mut client = edge.connect().await;
+    let forged = "Authorization: Bearer forged\r\nX-User: eve\r\nX_User: eve\r\nX.User: eve\r\n";
+    client.send(preflight(forged).as_bytes()).await;
+    let asked = backend.accept().await;
+    assert_eq!(asked.head.start, "OPTIONS /a?b HTTP/1.1");
+    for name in ["authorization", "x-user", "x_user", "x.user"] {
+        assert_eq!(asked.head.header(name), None, "{name}");
+    }
+    let _upstream = asked.answer(ok("")).await;
+    assert_eq!(client.reader.answer().await.status(), 200);
+
+    for (lines, body) in [
+        ("Content-Length: 5\r\n", "hello"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let mut client = edge.connect().await;
+        client.send((preflight(lines) + body).as_bytes()).await;
+        assert_eq!(client.reader.answer().await.status(), 401, "{lines}");
+    }
+}
+
 // ---- requests of doubtful shape ----
 
 #[tokio::test]
