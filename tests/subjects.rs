@@ -95,7 +95,8 @@ async fn a_message_too_many_of_all_connections_ends_the_one_that_sent_it() {
 #[tokio::test]
 async fn a_throttled_subject_is_heard_in_order_and_at_its_rate() {
     let backend = Backend::tcp().await;
-    let limits = "messages = { rate = \"20/s\", burst = 1, per = \"subject\", action = \"throttle\" }";
+    let limits =
+        "messages = { rate = \"20/s\", burst = 1, per = \"subject\", action = \"throttle\" }";
     let edge = edge(&backend.address, limits).await;
     let (mut one, mut one_app) = open_for(&edge, &backend, "ada").await;
     let (mut other, mut other_app) = open_for(&edge, &backend, "ada").await;
