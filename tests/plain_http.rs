@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use support::{Backend, Config, Edge, End, Frame, Message, PATIENCE, Peer, Upgrade, soon, within};
@@ -579,6 +579,47 @@ async fn each_event_goes_out_at_once_and_the_upstream_is_told_when_its_client_le
     }
     drop(client);
     assert_eq!(upstream.end().await, End::Fin);
+}
+
+#[tokio::test]
+async fn an_event_stream_ends_soon_behind_its_token_unless_it_is_kept() {
+    let secret = "0123456789abcdef".repeat(2);
+    let backend = Backend::tcp().await;
+    let edge = async |on_expiry: &str| {
+        let token = format!(
+            "token = {{ from = [\"header:authorization\"], algorithms = [\"HS256\"], \
+             keys = {{ secret_env = \"WSGATE_TEST_SECRET\" }}, leeway = \"1s\", \
+             on_expiry = {on_expiry:?} }}"
+        );
+        let config = config(&backend).environment("WSGATE_TEST_SECRET", &secret);
+        config.route(&token).start().await
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let claims = serde_json::json!({ "exp": now.as_secs() + 1 });
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    let token = token.expect("a token");
+    let asks = get(&format!("Authorization: Bearer {token}\r\n"));
+    let open = async |edge: &Edge| {
+        let mut client = edge.connect().await;
+        client.send(asks.as_bytes()).await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hi\n\n";
+        let upstream = backend.accept().await.answer(head).await;
+        client.reader.head().await;
+        until(&mut client, ": hi\n\n\r\n").await;
+        (client, upstream)
+    };
+    let (closing, keeping) = (edge("close").await, edge("keep").await);
+    let (mut kept, mut behind) = open(&keeping).await;
+    let (mut client, mut upstream) = open(&closing).await;
+    until(&mut client, "0\r\n\r\n").await;
+    assert_eq!(upstream.end().await, End::Fin);
+    let late = now.as_secs() + 2;
+    let late = SystemTime::UNIX_EPOCH + Duration::from_secs(late);
+    let late = SystemTime::now().duration_since(late).expect("not before its time");
+    assert!(late < Duration::from_secs(6), "{late:?} late");
+    behind.send(b": still\n\n").await;
+    until(&mut kept, ": still\n\n\r\n").await;
 }
 
 #[tokio::test]
