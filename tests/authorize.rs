@@ -339,7 +339,7 @@ async fn nobody_comes_without_the_authorizers_word() {
         assert!((1..=5).contains(&retry), "{what}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{what}");
     }
-    let dead = Config::new(&nobody).route(&route(&format!("http://{nobody}/"), "")).start().await;
+    let dead = Config::new(&nobody).route(&route("http://127.0.0.1:1/", "")).start().await;
     assert_eq!(asked(&dead).await.status(), 503);
 
     let line = edge.refused().await;

@@ -91,6 +91,11 @@ impl Health {
         Some(opposite)
     }
 
+    /// Forgets what probes found: there are none any more.
+    pub fn unprobed(&mut self) {
+        (self.verdict, self.against, self.up_since) = (Verdict::Up, 0, None);
+    }
+
     /// Takes note of a dial that failed. While it is ejected nothing counts: those dials began
     /// before, or went there because no endpoint was left.
     pub fn failed(&mut self, rules: Passive, now: Instant) -> Failed {

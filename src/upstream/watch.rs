@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::health::Thresholds;
+use super::health::{Health, Thresholds};
 use super::resolve::{Change, Found};
 use super::{Cluster, Endpoint, probe};
 use crate::config;
@@ -36,6 +36,10 @@ impl Cluster {
             self.spawn(keep_resolved(Arc::downgrade(self), name, resolve.refresh, found));
         }
         self.probe_the_unprobed();
+        if self.health.is_none() {
+            // What the probes of the cluster before it found would hold for ever.
+            self.endpoints().iter().for_each(|endpoint| endpoint.note(Health::unprobed));
+        }
     }
 
     /// Ends that: another cluster has taken its place, and tunnels may keep this one for long.
