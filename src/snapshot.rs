@@ -84,6 +84,8 @@ pub struct TokenAsked {
     pub from: Vec<TokenSource>,
     pub strip: bool,
     pub keys: Arc<Ring>,
+    /// Every field by which its claims are told.
+    pub forwarded: Vec<HeaderName>,
 }
 
 impl TokenAsked {
@@ -93,7 +95,8 @@ impl TokenAsked {
         before: Option<&Rings>,
     ) -> Result<TokenAsked, KeyringFault> {
         let keys = rings.of(token, before)?;
-        Ok(TokenAsked { from: token.from.clone(), strip: token.strip, keys })
+        let forwarded = token.forward.iter().map(|(_, header)| header.clone()).collect();
+        Ok(TokenAsked { from: token.from.clone(), strip: token.strip, keys, forwarded })
     }
 }
 
@@ -218,10 +221,10 @@ impl Route {
             name: route.name.clone(),
             cluster,
             policy: Policy::new(&route.admittance, before.map(|before| &before.policy)),
-            token,
             on_removed: route.on_removed,
             authorizer_fails: AtomicBool::new(false),
-            claimed: claimed(&route.admittance),
+            claimed: claimed(token.as_ref(), &route.admittance),
+            token,
             rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
             plain_http: route.plain_http,
@@ -247,8 +250,8 @@ impl Route {
     }
 }
 
-fn claimed(admittance: &Admittance) -> Vec<HeaderName> {
-    let forwarded = admittance.token.iter().flat_map(|token| &token.forward);
+fn claimed(token: Option<&TokenAsked>, admittance: &Admittance) -> Vec<HeaderName> {
+    let forwarded = token.into_iter().flat_map(|token| &token.forwarded);
     let copied = admittance.authorize.iter().flat_map(|authorize| &authorize.copy_headers);
-    forwarded.map(|(_, header)| header).chain(copied).cloned().collect()
+    forwarded.chain(copied).cloned().collect()
 }

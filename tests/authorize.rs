@@ -242,6 +242,35 @@ async fn the_authorizer_is_asked_about_the_request_and_the_upstream_is_told_its_
 }
 
 #[tokio::test]
+async fn the_authorizer_is_told_who_comes_by_the_token_and_not_by_the_client() {
+    let authorizer = Authorizer::start(says(200)).await;
+    let token = "token = { from = [\"header:authorization\"], algorithms = [\"HS256\"], \
+         keys = { secret_env = \"WSGATE_TEST_SECRET\" }, \
+         forward = { sub = \"x-user-id\", vip = \"x-vip\" } }";
+    let secret = "a secret for this test and for no other";
+    let edge = Config::new("unix:/no/such/folder/app.sock")
+        .environment("WSGATE_TEST_SECRET", secret)
+        .route(&format!("{}\n{token}", authorizer.route("")))
+        .start()
+        .await;
+    let claims = serde_json::json!({ "sub": "ada", "exp": 4_000_000_000_u64 });
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    let request = Upgrade::to("/ws")
+        .add("Authorization", &format!("Bearer {}", token.expect("a token")))
+        .add("X-User-Id", "eve")
+        .add("X_User_Id", "eve")
+        .add("X.User.Id", "eve")
+        .add("X-VIP", "true");
+    assert_eq!(edge.connect().await.ask(request).await.status(), 502);
+    let question = authorizer.questions().remove(0).1;
+    assert_eq!(question.all("x-user-id"), ["ada"]);
+    for name in ["x_user_id", "x.user.id", "x-vip", "authorization"] {
+        assert_eq!(question.header(name), None, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_target_of_any_bytes_is_told_as_it_came_or_refused() {
     let authorizer = Authorizer::start(says(200)).await;
     let edge = Config::new(&Backend::nobody().await).route(&authorizer.route("")).start().await;
@@ -310,7 +339,7 @@ async fn nobody_comes_without_the_authorizers_word() {
         assert!((1..=5).contains(&retry), "{what}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{what}");
     }
-    let dead = Config::new(&nobody).route(&route(&format!("http://{nobody}/"), "")).start().await;
+    let dead = Config::new(&nobody).route(&route("http://127.0.0.1:1/", "")).start().await;
     assert_eq!(asked(&dead).await.status(), 503);
 
     let line = edge.refused().await;

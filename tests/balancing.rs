@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::{Config, Edge, Message, Peer, Upgrade, accept_of, soon};
+use support::{Config, Edge, Message, PATIENCE, Peer, Upgrade, accept_of, soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -118,7 +118,7 @@ fn named(servers: &[Server]) -> Config {
 /// An open connection, and the answer that opened it.
 struct Open {
     answer: Message,
-    _peer: Peer,
+    peer: Peer,
 }
 
 impl Open {
@@ -146,7 +146,7 @@ async fn ask(edge: SocketAddr, request: Upgrade) -> Open {
     let socket = soon("a TCP connection", TcpStream::connect(edge)).await.expect("a connection");
     let mut peer = Peer::client(socket);
     peer.send(&request.bytes()).await;
-    Open { answer: peer.reader.head().await, _peer: peer }
+    Open { answer: peer.reader.head().await, peer }
 }
 
 async fn open(edge: &Edge, request: Upgrade) -> Open {
@@ -266,6 +266,29 @@ async fn every_source_of_a_key_keeps_its_clients_together() {
     let edge = by("\"claim:sub\", \"cookie:session\", \"query:room\"").await;
     assert_follows(&edge, "cookie", session).await;
     assert_follows(&edge, "the next key", |n| to(format!("/?room={n}"))).await;
+}
+
+#[tokio::test]
+async fn a_claim_of_the_token_is_a_key() {
+    let servers = servers(5).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret").display().to_string();
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("a file");
+    let token = format!(
+        "[route.token]\nfrom = [\"query:token\"]\nalgorithms = [\"HS256\"]\n\
+         keys = {{ secret_file = {secret:?} }}"
+    );
+    let config = named(&servers).upstream("hash_key = [\"claim:org\"]");
+    let edge = config.route(&token).start().await;
+    let mut tokens = Vec::new();
+    for org in 0..24 {
+        let claim = format!("org=\"{org}\"");
+        let make = ["token", "make", "--secret-file", &secret, "--sub", "ada", "--claim", &claim];
+        let made = support::run(&make).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        tokens.push(made.stdout.trim().to_owned());
+    }
+    assert_follows(&edge, "claim", |n| Upgrade::to(&format!("/?token={}", tokens[n]))).await;
 }
 
 #[tokio::test]
@@ -410,6 +433,58 @@ async fn the_keys_of_a_server_that_is_gone_move_and_come_home() {
     }
 }
 
+/// Sockets at the moment when one of three servers dies.
+const MANY: usize = 3000;
+
+#[tokio::test]
+async fn of_three_thousand_sockets_those_of_a_dead_server_move_and_nobody_else_does() {
+    let mut servers = servers(3).await;
+    let edge = named(&servers)
+        .upstream(BY_SESSION)
+        .upstream("passive = { eject = \"200ms\" }")
+        .workers(2)
+        .start()
+        .await;
+    let mut sockets = Vec::new();
+    for name in 0..MANY {
+        sockets.push((name, open(&edge, session(name)).await));
+    }
+    let (lost, kept): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(_, it)| it.server() == 0);
+    assert!((MANY / 4..MANY / 2).contains(&lost.len()), "{}", lost.len());
+    // Whom a replica that never knew of the first would choose.
+    let replica = named(&servers[1..]).upstream(BY_SESSION).start().await;
+    servers[0].stop().await;
+    let mut coming_back = JoinSet::new();
+    for (name, mut it) in lost {
+        let address = edge.plain;
+        coming_back.spawn(async move {
+            assert_eq!(it.peer.close().await.code, Some(1012));
+            let mut pause = Duration::from_millis(10);
+            loop {
+                tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                let again = ask(address, session(name)).await;
+                if again.answer.status() == 101 {
+                    return (name, again);
+                }
+                pause *= 2;
+            }
+        });
+    }
+    let moved = within(2 * PATIENCE, "all are back", coming_back.join_all()).await;
+    for (name, it) in moved.iter().step_by(10) {
+        assert_eq!(it.server(), server(&replica, session(*name)).await, "s{name}");
+    }
+    servers[0].restart().await;
+    for (name, _) in moved.iter().step_by(10) {
+        soon("a key is home", async { while server(&edge, session(*name)).await != 0 {} }).await;
+    }
+    for (name, it) in kept.iter().step_by(10) {
+        assert_eq!(server(&edge, session(*name)).await, it.server(), "s{name} stays");
+    }
+    let ended = |reason| edge.logged(|line| line["reason"] == reason).len();
+    assert_eq!(ended("upstream_lost"), moved.len(), "nobody else was ended");
+}
+
 #[tokio::test]
 async fn when_nobody_listens_it_is_502() {
     let mut servers = servers(3).await;
@@ -510,7 +585,7 @@ async fn the_attributes_of_a_cookie_are_those_of_the_file_and_of_the_connection(
         assert_eq!(plain.affinity(), Some(&*format!("{value}{attributes}")), "a stranger's word");
 
         let answer = edge.connect().await.upgrade(Upgrade::to("/")).await;
-        let over_tls = Open { answer, _peer: edge.connect().await };
+        let over_tls = Open { answer, peer: edge.connect().await };
         assert_eq!(over_tls.affinity(), Some(&*format!("{value}{attributes}; Secure")));
     }
 }

@@ -154,7 +154,7 @@ async fn the_page_comes_over_tls_and_plain() {
         let body = String::from_utf8(page.body).expect("UTF-8");
         assert!(!body.contains("src="), "it loads nothing from anywhere");
 
-        for path in ["/ws", "/ws/two"] {
+        for path in ["/ws", "/ws/two", "/ws/members"] {
             let answer = client.ask(get(path)).await;
             assert_eq!(answer.status(), 426, "{path}");
             assert_eq!(answer.header("upgrade"), Some("websocket"));

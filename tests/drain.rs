@@ -132,19 +132,16 @@ async fn farewell(number: usize, mut client: Peer) -> (usize, Instant) {
     (number, told)
 }
 
-/// Each fifth of the window has its share of the Closes, give or take.
+/// The k-th of n Closes comes with the k-th part of the window: hardly sooner, since the edge does
+/// not hurry; and later only as far as a busy machine is late.
 fn assert_spread(mut times: Vec<Duration>) {
+    const LATE: Duration = Duration::from_secs(3);
     times.sort();
-    let fifth = |time: &Duration| (time.as_secs_f64() / WINDOW.as_secs_f64() * 5.0) as usize;
-    let mut shares = [0; 5];
-    for time in &times {
-        shares[fifth(time).min(4)] += 1;
+    for (index, time) in times.iter().enumerate() {
+        let due = WINDOW.mul_f64(index as f64 / times.len() as f64);
+        let in_turn = (due.saturating_sub(WINDOW / 10)..due + LATE).contains(time);
+        assert!(in_turn, "Close {index} was due at {due:?} and came at {time:?}: {times:?}");
     }
-    let due = times.len() / 5;
-    let fair = shares.iter().all(|share| (due / 2..due * 2).contains(share));
-    assert!(fair, "Closes by fifths of the window: {shares:?}");
-    let last = times.last().expect("clients");
-    assert!(*last < WINDOW + Duration::from_secs(3), "the last was told after {last:?}");
 }
 
 #[tokio::test]

@@ -153,15 +153,17 @@ async fn a_target_and_a_host_that_disagree_are_400() {
 #[tokio::test]
 async fn a_head_that_is_not_whole_in_time_is_408() {
     let edge =
-        Config::new(&Backend::nobody().await).listener("timeouts.header = \"500ms\"").start().await;
+        Config::new(&Backend::nobody().await).listener("timeouts.header = \"2s\"").start().await;
     for tls in [true, false] {
-        let mut client = if tls { edge.connect().await } else { edge.connect_plain().await };
+        // The edge's clock begins when it has the connection, and a head of which nothing came in
+        // time is answered nothing: the first bytes must not be late on a busy machine.
         let started = Instant::now();
+        let mut client = if tls { edge.connect().await } else { edge.connect_plain().await };
         client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await;
         let answer = client.reader.answer().await;
         assert_eq!(answer.status(), 408, "{answer:?}");
         assert_eq!(answer.header("connection"), Some("close"));
-        assert!(started.elapsed() >= Duration::from_millis(500), "after {:?}", started.elapsed());
+        assert!(started.elapsed() >= Duration::from_secs(2), "after {:?}", started.elapsed());
         assert_eq!(client.end().await, if tls { End::CloseNotify } else { End::Fin });
     }
     assert_eq!(edge.refused().await["outcome"], "timeout");
@@ -263,7 +265,7 @@ async fn an_upstream_that_nobody_reaches_is_502() {
     assert_eq!(line["path"], "/room", "{line}");
     let id = line["request_id"].as_str().expect("the line has the request's id");
     assert!(String::from_utf8_lossy(&answer.body).contains(id), "{line} {answer:?}");
-    assert!(!String::from_utf8_lossy(&answer.body).contains("127.0.0.1"), "nothing of the inside");
+    assert!(!String::from_utf8_lossy(&answer.body).contains("app.sock"), "nothing of the inside");
 }
 
 #[tokio::test]
@@ -442,6 +444,33 @@ async fn a_client_that_leaves_takes_its_dial_with_it() {
     drop(client);
     upstream.end().await;
     assert_eq!(edge.refused().await["outcome"], "client_gone");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_place_back() {
+    let backend = Backend::tcp().await;
+    let endpoints = format!("[{{ address = {:?}, max_connections = 1 }}]", backend.address);
+    let edge = Config::new("")
+        .endpoints(&endpoints)
+        .upstream("handshake_timeout = \"2s\"")
+        .route("limits.connections = { total = 1 }")
+        .start()
+        .await;
+    // Behind early bytes hyper does not see that it left, and the deadline ends it.
+    for early in [Vec::new(), Frame::text("early").masked(true).encode()] {
+        let mut client = edge.connect().await;
+        client.send(&[Upgrade::to("/").bytes(), early].concat()).await;
+        let mut upstream = backend.accept().await.silent();
+        drop(client);
+        upstream.end().await;
+        // One that leaves as it is answered.
+        let mut client = edge.connect().await;
+        client.send(&Upgrade::to("/").bytes()).await;
+        let asked = backend.accept().await;
+        drop(client);
+        asked.upgrade("").await.reader.rest().await;
+    }
+    open(&edge, &backend).await;
 }
 
 // What the upstream is asked, and the client answered.

@@ -171,6 +171,22 @@ async fn a_unix_socket_is_probed_too() {
     assert_eq!((probe.head.target(), probe.head.header("host")), ("/healthz", Some("localhost")));
 }
 
+#[tokio::test]
+async fn what_is_probed_no_more_is_no_longer_ill() {
+    let (ill, well) = (Server::start().await, Server::start().await);
+    ill.behaves(Manner::Status(500));
+    let config = before(&[&ill, &well]);
+    let edge = config.clone().upstream(&probing("http:/healthz", "10s")).start().await;
+    found_ill(&edge, &ill).await;
+    edge.reconfigure(&config).await;
+    for _ in 0..60 {
+        if status(&edge).await == 500 {
+            return;
+        }
+    }
+    panic!("nobody probes it, and it is passed over for ever");
+}
+
 // ---- ejection ----
 
 /// Clients come, and are all served, until an endpoint is ejected.
@@ -246,6 +262,25 @@ async fn unanswered_handshakes_eject_and_answers_do_not() {
     edge.wait_for_log(tells(EJECTED, &silent)).await;
     let ejected = edge.logged(|line| line["message"] == EJECTED);
     assert_eq!(ejected.len(), 1, "{ejected:?}");
+}
+
+#[tokio::test]
+async fn plain_requests_that_fail_to_dial_count_too() {
+    let (ill, well) = (Server::down().await, Server::start().await);
+    let edge = before(&[&ill, &well])
+        .upstream("passive = { eject = \"60s\" }")
+        .route("plain_http = \"proxy\"")
+        .start()
+        .await;
+    soon("an ejection", async {
+        while edge.logged(tells(EJECTED, &ill)).is_empty() {
+            let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let mut client = edge.connect_plain().await;
+            client.send(request).await;
+            assert_eq!(client.reader.answer().await.status(), 200);
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use support::{Backend, Config, Edge, End, Frame, Message, PATIENCE, Peer, Upgrade, soon, within};
@@ -582,6 +582,47 @@ async fn each_event_goes_out_at_once_and_the_upstream_is_told_when_its_client_le
 }
 
 #[tokio::test]
+async fn an_event_stream_ends_soon_behind_its_token_unless_it_is_kept() {
+    let secret = "0123456789abcdef".repeat(2);
+    let backend = Backend::tcp().await;
+    let edge = async |on_expiry: &str| {
+        let token = format!(
+            "token = {{ from = [\"header:authorization\"], algorithms = [\"HS256\"], \
+             keys = {{ secret_env = \"WSGATE_TEST_SECRET\" }}, leeway = \"1s\", \
+             on_expiry = {on_expiry:?} }}"
+        );
+        let config = config(&backend).environment("WSGATE_TEST_SECRET", &secret);
+        config.route(&token).start().await
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let claims = serde_json::json!({ "exp": now.as_secs() + 1 });
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+    let token = token.expect("a token");
+    let asks = get(&format!("Authorization: Bearer {token}\r\n"));
+    let open = async |edge: &Edge| {
+        let mut client = edge.connect().await;
+        client.send(asks.as_bytes()).await;
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: hi\n\n";
+        let upstream = backend.accept().await.answer(head).await;
+        client.reader.head().await;
+        until(&mut client, ": hi\n\n\r\n").await;
+        (client, upstream)
+    };
+    let (closing, keeping) = (edge("close").await, edge("keep").await);
+    let (mut kept, mut behind) = open(&keeping).await;
+    let (mut client, mut upstream) = open(&closing).await;
+    until(&mut client, "0\r\n\r\n").await;
+    assert_eq!(upstream.end().await, End::Fin);
+    let late = now.as_secs() + 2;
+    let late = SystemTime::UNIX_EPOCH + Duration::from_secs(late);
+    let late = SystemTime::now().duration_since(late).expect("not before its time");
+    assert!(late < Duration::from_secs(6), "{late:?} late");
+    behind.send(b": still\n\n").await;
+    until(&mut kept, ": still\n\n\r\n").await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_its_answer_frees_the_upstream() {
     let backend = Backend::tcp().await;
     let edge = start(&backend).await;
@@ -805,6 +846,39 @@ async fn an_authorizer_is_asked_before_the_body_is_taken_and_never_of_a_prefligh
     }
     let answered = client.reader.answer().await;
     assert_eq!((answered.status(), answered.header("connection")), (401, Some("close")));
+}
+
+#[tokio::test]
+async fn a_preflight_brings_no_body_and_no_token_past_the_edge() {
+    let backend = Backend::tcp().await;
+    let token = "token = { from = [\"header:authorization\", \"query:t\"], strip = false, \
+         algorithms = [\"HS256\"], keys = { secret_env = \"WSGATE_TEST_SECRET\" }, \
+         forward = { sub = \"x-user\" } }";
+    let config = config(&backend).environment("WSGATE_TEST_SECRET", "0123456789abcdef".repeat(2));
+    let edge = config.route("origin = \"any\"").route(token).start().await;
+    let preflight = |lines: &str| {
+        let asks = "Origin: https://x.example\r\nAccess-Control-Request-Method: PUT\r\n";
+        head("OPTIONS /a?t=forged&b", &format!("{asks}{lines}"))
+    };
+    let mut client = edge.connect().await;
+    let forged = "Authorization: Bearer forged\r\nX-User: eve\r\nX_User: eve\r\nX.User: eve\r\n";
+    client.send(preflight(forged).as_bytes()).await;
+    let asked = backend.accept().await;
+    assert_eq!(asked.head.start, "OPTIONS /a?b HTTP/1.1");
+    for name in ["authorization", "x-user", "x_user", "x.user"] {
+        assert_eq!(asked.head.header(name), None, "{name}");
+    }
+    let _upstream = asked.answer(ok("")).await;
+    assert_eq!(client.reader.answer().await.status(), 200);
+
+    for (lines, body) in [
+        ("Content-Length: 5\r\n", "hello"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let mut client = edge.connect().await;
+        client.send((preflight(lines) + body).as_bytes()).await;
+        assert_eq!(client.reader.answer().await.status(), 401, "{lines}");
+    }
 }
 
 // ---- requests of doubtful shape ----

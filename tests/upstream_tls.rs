@@ -3,8 +3,8 @@
 mod support;
 
 use support::{
-    Authority, Backend, Config, Edge, Frame, Manner, Server, Upgrade, authority, can_have_hosts,
-    run, soon,
+    Authority, Backend, Config, Edge, End, Frame, Manner, Server, Upgrade, authority,
+    can_have_hosts, run, soon,
 };
 
 /// An edge before `endpoints` that trusts the test's authority; `tls` are further keys.
@@ -59,6 +59,29 @@ async fn a_tunnel_goes_through_tls_on_both_sides() {
     upstream.closes(1000).await;
     assert_eq!(client.close().await.code, Some(1000));
     edge.assert_ended("client_close", "client").await;
+}
+
+#[tokio::test]
+async fn plain_requests_share_a_connection_and_an_upgrade_has_its_own() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+    let (backend, acceptor) = (Backend::tcp().await, authority().acceptor(&["127.0.0.1"]));
+    let config = trusting(&format!("[{:?}]", backend.address), "").route("plain_http = \"proxy\"");
+    let edge = config.start().await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    let mut kept = backend.accept_tls(&acceptor).await.answer(OK).await;
+    assert_eq!(client.reader.answer().await.body, b"hi");
+    client.send(GET).await;
+    kept.reader.request().await;
+    kept.send(OK.as_bytes()).await;
+    assert_eq!(client.reader.answer().await.body, b"hi");
+
+    let upstream = async { backend.accept_tls(&acceptor).await.upgrade("").await };
+    let (_, mut upstream) = tokio::join!(client.upgrade(Upgrade::to("/")), upstream);
+    upstream.send_frame(Frame::text("hello")).await;
+    assert_eq!(client.frame().await, Frame::text("hello"));
+    assert_eq!(kept.end().await, End::CloseNotify, "it was idle");
 }
 
 #[tokio::test]
@@ -177,9 +200,12 @@ async fn a_server_that_speaks_no_tls_is_told_from_one_that_does() {
 async fn a_tls_handshake_that_never_ends_is_late() {
     let backend = Backend::tcp().await;
     let config = trusting(&format!("[{:?}]", backend.address), "");
-    let edge = config.upstream("connect_timeout = \"300ms\"").start().await;
-    let (told, _silent) = tokio::join!(refused(&edge), backend.connection());
-    assert!(told.contains("not connected within 300ms"), "{told}");
+    // Whichever of the two is the shorter.
+    for bound in ["connect_timeout", "handshake_timeout"] {
+        let edge = config.clone().upstream(&format!("{bound} = \"300ms\"")).start().await;
+        let (told, _silent) = tokio::join!(refused(&edge), backend.connection());
+        assert!(told.contains("not connected within 300ms"), "{bound}: {told}");
+    }
 }
 
 #[tokio::test]

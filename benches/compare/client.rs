@@ -20,6 +20,8 @@ const NONCE: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub struct Target {
     pub address: SocketAddr,
     pub tls: Option<TlsConnector>,
+    /// What it shows of itself.
+    pub token: Option<String>,
 }
 
 impl Target {
@@ -39,9 +41,12 @@ impl Target {
     }
 
     async fn upgrade(&self, link: &mut Link) -> io::Result<()> {
+        let token = self.token.as_ref();
+        let token =
+            token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
             "GET / HTTP/1.1\r\nHost: localhost:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {NONCE}\r\n\r\n",
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {NONCE}\r\n{token}\r\n",
             self.address.port()
         );
         link.send(request.as_bytes()).await?;

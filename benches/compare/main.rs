@@ -4,6 +4,8 @@
 //! cargo bench --bench compare                         # the whole table, ten minutes
 //! cargo bench --bench compare -- --only echo64-tls    # one row
 //! cargo bench --bench compare -- --quick              # does it work at all; judges no figure
+//! cargo bench --bench compare -- --only echo64-tls --proxies wsgate,rates
+//!                                                     # what one thing costs: before, rates, hs256, …
 //! ```
 //!
 //! The proxy under test has one core and one worker, load and backend have another core. Each
@@ -24,6 +26,7 @@ mod proxies;
 mod report;
 mod rows;
 mod tls;
+mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -223,7 +226,8 @@ async fn cell(
     let mut running = Running::start(&program, setting.proxy_core, folder.path())?;
     running.ready(port.address).await?;
     let tls = certificate.map(Certificate::connector).transpose()?;
-    let target = Target { address: port.address, tls };
+    let token = proxy.token().map(|token| token.sign(folder.path())).transpose()?;
+    let target = Target { address: port.address, tls, token };
     let load = row.load.sized(setting.size);
     let measured = load::measure(load, setting.scale, &target, &running);
     tokio::time::timeout(PATIENCE, measured).await.context("stuck")?
@@ -240,9 +244,10 @@ fn say(round: usize, row: &Row, proxy: Proxy, figure: &anyhow::Result<f64>) {
 /// Those of the proxies asked for that are installed; of the others it is said that they are not.
 fn present(asked: &[Proxy]) -> Vec<Proxy> {
     let mut present = Vec::new();
-    for proxy in Proxy::ALL {
+    for proxy in Proxy::ALL.into_iter().chain(Proxy::VARIANTS) {
+        let by_default = asked.is_empty() && Proxy::ALL.contains(&proxy);
         match proxy.path() {
-            _ if !asked.is_empty() && !asked.contains(&proxy) => {}
+            _ if !by_default && !asked.contains(&proxy) => {}
             Some(_) => present.push(proxy),
             None => eprintln!("{proxy} is not installed here: its column stays empty"),
         }

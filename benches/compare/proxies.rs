@@ -14,6 +14,7 @@ use clap::ValueEnum;
 
 use crate::process::Program;
 use crate::tls::Certificate;
+use crate::token::Token;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Proxy {
@@ -21,6 +22,14 @@ pub enum Proxy {
     Nginx,
     Haproxy,
     Bare,
+    /// wsgate as it was: the program that `WSGATE_BEFORE` names.
+    Before,
+    /// wsgate with every rate on, far above the load.
+    Rates,
+    /// wsgate with a token of this kind asked of every client.
+    Hs256,
+    Rs256,
+    Es256,
 }
 
 /// What a proxy is told: where to listen, with which certificate if any, and where to dial.
@@ -36,11 +45,28 @@ pub struct Task<'a> {
 
 impl Proxy {
     pub const ALL: [Proxy; 4] = [Proxy::Wsgate, Proxy::Nginx, Proxy::Haproxy, Proxy::Bare];
+    /// wsgate with one thing different: the difference is what that costs. Measured where asked
+    /// for.
+    pub const VARIANTS: [Proxy; 5] =
+        [Proxy::Before, Proxy::Rates, Proxy::Hs256, Proxy::Rs256, Proxy::Es256];
+
+    /// The token that clients of this variant need.
+    pub fn token(self) -> Option<Token> {
+        match self {
+            Proxy::Hs256 => Some(Token::Hs256),
+            Proxy::Rs256 => Some(Token::Rs256),
+            Proxy::Es256 => Some(Token::Es256),
+            _ => None,
+        }
+    }
 
     /// The program, or `None` where it is not installed.
     pub fn path(self) -> Option<PathBuf> {
         let path = match self {
-            Proxy::Wsgate => env!("CARGO_BIN_EXE_wsgate").into(),
+            Proxy::Wsgate | Proxy::Rates | Proxy::Hs256 | Proxy::Rs256 | Proxy::Es256 => {
+                env!("CARGO_BIN_EXE_wsgate").into()
+            }
+            Proxy::Before => std::env::var_os("WSGATE_BEFORE")?.into(),
             Proxy::Nginx => "/usr/sbin/nginx".into(),
             Proxy::Haproxy => "/usr/sbin/haproxy".into(),
             Proxy::Bare => std::env::current_exe().ok()?,
@@ -51,8 +77,18 @@ impl Proxy {
     /// Writes the configuration and gives the command that runs it in the foreground.
     pub fn program(self, path: PathBuf, task: &Task) -> anyhow::Result<Program> {
         let arguments: Vec<OsString> = match self {
-            Proxy::Wsgate => {
-                let file = write(task, "wsgate.toml", &wsgate(task))?;
+            Proxy::Wsgate
+            | Proxy::Before
+            | Proxy::Rates
+            | Proxy::Hs256
+            | Proxy::Rs256
+            | Proxy::Es256 => {
+                let policy = match self.token() {
+                    Some(token) => token.policy(task.folder)?,
+                    None if self == Proxy::Rates => RATES.to_owned(),
+                    None => String::new(),
+                };
+                let file = write(task, "wsgate.toml", &(wsgate(task) + &policy))?;
                 vec!["run".into(), "--config".into(), file.into()]
             }
             Proxy::Nginx => {
@@ -80,7 +116,12 @@ impl Proxy {
     pub fn version(self) -> Option<String> {
         let path = self.path()?;
         Some(match self {
-            Proxy::Wsgate => said(&path, "--version").lines().next()?.to_owned(),
+            Proxy::Wsgate
+            | Proxy::Before
+            | Proxy::Rates
+            | Proxy::Hs256
+            | Proxy::Rs256
+            | Proxy::Es256 => said(&path, "--version").lines().next()?.to_owned(),
             Proxy::Nginx => {
                 let said = said(&path, "-V");
                 format!("{}, {}", said.lines().next()?, openssl(&said, "built with")?)
@@ -101,6 +142,11 @@ impl fmt::Display for Proxy {
             Proxy::Nginx => "nginx",
             Proxy::Haproxy => "HAProxy",
             Proxy::Bare => "bare",
+            Proxy::Before => "before",
+            Proxy::Rates => "rates",
+            Proxy::Hs256 => "HS256",
+            Proxy::Rs256 => "RS256",
+            Proxy::Es256 => "ES256",
         })
     }
 }
@@ -130,6 +176,15 @@ upstream = "echo"
 "#
     )
 }
+
+/// Rates of everything, of which none is ever met.
+const RATES: &str = r#"
+[route.limits]
+handshakes = { per_client = "1000000/s", total = "1000000/s" }
+connections = { total = 1000000, per_client = 1000000 }
+messages = { rate = "1000000/s", burst = 1000000 }
+bytes = { rate = "100GiB/s", burst = "100GiB" }
+"#;
 
 /// The block of nginx's own page on WebSocket proxying, with the forwarding headers all add.
 /// `proxy_read_timeout` is raised because its 60 s would cut silent sockets. Buffers, tickets and

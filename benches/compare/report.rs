@@ -99,8 +99,24 @@ pub fn table(figures: &Figures, rows: &[&Row], setting: &Setting) -> String {
             format_args!("| {what} | {unit} | {cells} | {ratios} | {first} | {budget} |"),
         );
     }
+    out.push_str(&costs(figures, rows));
     for ((row, proxy), fault) in &figures.faults {
         push(&mut out, format_args!("\n- {proxy}, {row}: failed: {fault}"));
+    }
+    out
+}
+
+/// What each variant comes to beside wsgate itself.
+fn costs(figures: &Figures, rows: &[&Row]) -> String {
+    let mut out = String::new();
+    for row in rows {
+        for variant in Proxy::VARIANTS {
+            let Some(median) = figures.median(row, variant) else { continue };
+            let ours = figures.median(row, Proxy::Wsgate);
+            let ratio = ours.map_or("–".to_owned(), |ours| format!("{:.3}", median / ours));
+            let (what, cell) = (row.what, figures.cell(row, variant));
+            push(&mut out, format_args!("\n- {what}: {variant} {cell}, {ratio} × wsgate"));
+        }
     }
     out
 }

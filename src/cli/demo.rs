@@ -7,9 +7,12 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite::{Message, Result};
@@ -21,6 +24,10 @@ use crate::server::{BindError, Server};
 const PAGE: &str = include_str!("demo.html");
 const CERTIFICATE: &str = "localhost.pem";
 const KEY: &str = "localhost.key";
+/// Signs the token that the page shows to `/ws/members`.
+const SECRET: &str = "demo.secret";
+/// What the page has in the token's place.
+const TOKEN: &str = "{{token}}";
 
 /// Makes the development certificate in `./certs`, unless it is there.
 pub fn make_certificate() -> anyhow::Result<()> {
@@ -32,12 +39,14 @@ pub fn make_certificate() -> anyhow::Result<()> {
 
 /// Runs the demo until Ctrl-C.
 pub fn demo() -> anyhow::Result<()> {
-    let (certificate, key) = certificate(&certificate_folder()?)?;
+    let folder = certificate_folder()?;
+    let (certificate, key) = certificate(&folder)?;
+    let secret = secret(&folder)?;
     let echoes = [start_echo("one")?, start_echo("two")?];
-    let text = configuration(&certificate, &key, echoes);
+    let text = configuration(&certificate, &key, &secret, echoes);
     let mut config = parse(&text)?;
     logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
-    let server = bind(&mut config)?;
+    let server = bind(&mut config, page(&secret)?)?;
     print(introduction(&server.addresses(), &certificate, echoes))?;
     run::serve(server, None)
 }
@@ -74,6 +83,26 @@ fn certificate(folder: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((certificate, key))
 }
 
+/// A file with a secret, made where it is missing.
+fn secret(folder: &Path) -> anyhow::Result<PathBuf> {
+    let file = folder.join(SECRET);
+    if !file.exists() {
+        let random: [u128; 2] = rand::random();
+        write(&file, &random.map(|half| format!("{half:032x}")).concat(), 0o600)?;
+    }
+    Ok(file)
+}
+
+/// The page, with a token that is good for a day. It lives as long as the program.
+fn page(secret: &Path) -> anyhow::Result<&'static str> {
+    let secret = std::fs::read(secret).context("cannot read the demo's secret")?;
+    let day_after = SystemTime::now() + Duration::from_secs(24 * 3600);
+    let exp = day_after.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let key = EncodingKey::from_secret(secret.trim_ascii_end());
+    let token = encode(&Header::default(), &json!({ "sub": "visitor", "exp": exp }), &key)?;
+    Ok(PAGE.replace(TOKEN, &token).leak())
+}
+
 fn alone(present: &Path, missing: &Path) -> anyhow::Error {
     let (present, missing) = (present.display(), missing.display());
     anyhow::anyhow!(
@@ -89,7 +118,7 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn configuration(certificate: &Path, key: &Path, echoes: [SocketAddr; 2]) -> String {
+fn configuration(certificate: &Path, key: &Path, secret: &Path, echoes: [SocketAddr; 2]) -> String {
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let [one, two] = echoes;
     format!(
@@ -119,9 +148,17 @@ path = "/ws/two"
 upstream = "two"
 heartbeat = {{ interval = "5s" }}
 limits = {{ max_message_size = "1MiB" }}
+[[route]]
+name = "members"
+path = "/ws/members"
+upstream = "one"
+heartbeat = {{ interval = "5s" }}
+reject = "close"
+token = {{ from = ["subprotocol:bearer"], algorithms = ["HS256"], keys = {{ secret_file = {} }} }}
 "#,
         quoted(certificate),
         quoted(key),
+        quoted(secret),
     )
 }
 
@@ -133,9 +170,9 @@ fn parse(text: &str) -> anyhow::Result<Config> {
 }
 
 /// Binds the listeners; one whose port is taken gets another.
-fn bind(config: &mut Config) -> anyhow::Result<Server> {
+fn bind(config: &mut Config, page: &'static str) -> anyhow::Result<Server> {
     loop {
-        let taken = match Server::bind(config, Some(PAGE)) {
+        let taken = match Server::bind(config, Some(page)) {
             Ok(server) => return Ok(server),
             Err(BindError::Listen { address, error })
                 if error.kind() == io::ErrorKind::AddrInUse && address.port() != 0 =>

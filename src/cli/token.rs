@@ -228,7 +228,7 @@ impl ReadToken {
         let token = token.trim();
         let (head, claims) = parts(token)?;
         let mut out = io::stdout();
-        writeln!(out, "{head:#}\n{claims:#}")?;
+        writeln!(out, "{}\n{}", shown(&head), shown(&claims))?;
         for (name, claim) in [("exp", &claims["exp"]), ("nbf", &claims["nbf"])] {
             if let Some(seconds) = claim.as_f64() {
                 writeln!(out, "{name}: {}", when(seconds, SystemTime::now()))?;
@@ -317,6 +317,19 @@ fn parts(token: &str) -> anyhow::Result<(Value, Value)> {
     head.zip(claims).context("this is no JWT: three parts in base64url, with dots between them")
 }
 
+/// JSON as a terminal may have it: a token is a stranger's, and JSON leaves some control
+/// characters as they are.
+fn shown(json: &Value) -> String {
+    let mut shown = String::new();
+    for character in format!("{json:#}").chars() {
+        match character.is_control() && character != '\n' {
+            true => shown += &format!("\\u{:04x}", u32::from(character)),
+            false => shown.push(character),
+        }
+    }
+    shown
+}
+
 fn when(seconds: f64, now: SystemTime) -> String {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let away = (seconds - now).abs().round();
@@ -346,6 +359,12 @@ mod tests {
         assert_eq!(of("admin=true"), json!(true));
         assert_eq!(of("note=a=b"), json!("a=b"));
         assert!(claim("role").is_err());
+    }
+
+    #[test]
+    fn a_terminal_gets_no_control_characters_of_a_token() {
+        let claims = json!({ "sub": "\u{1b}[31m\u{9b}31m\u{7f}ü" });
+        assert_eq!(shown(&claims), "{\n  \"sub\": \"\\u001b[31m\\u009b31m\\u007fü\"\n}");
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Read for Forwarded {
 
 /// As servers compare names that turn them into variables.
 pub(super) fn spelling(name: &HeaderName) -> String {
-    name.as_str().replace('_', "-")
+    name.as_str().replace(|mark: char| !mark.is_ascii_alphanumeric(), "-")
 }
 
 /// The header that a claim goes into.

@@ -50,10 +50,11 @@ pub fn judge(rules: &Authorize, answer: &response::Parts) -> Result<Approval, De
 fn subject(rules: &Authorize, headers: &HeaderMap) -> Result<Option<Subject>, String> {
     let Some(name) = &rules.subject else { return Ok(None) };
     let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next().filter(|value| !value.is_empty()) else { return Ok(None) };
+    let value = values.next();
     if values.next().is_some() {
         return Err(format!("its `{name}` names more than one subject"));
     }
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = std::str::from_utf8(value.as_bytes()).ok().filter(|_| is_plain(value));
     let text = text.ok_or_else(|| format!("its `{name}` is no text"))?;
     let subject = Subject::new(text).ok_or_else(|| format!("its `{name}` is too long"))?;
@@ -142,8 +143,10 @@ mod tests {
         assert_eq!(no_verdict(&[("x-role", "a\tb")]), "its `x-role` has a control character");
         assert_eq!(no_verdict(&[("x-user", "a\tb")]), "its `x-user` is no text");
         assert_eq!(no_verdict(&[("x-user", &"a".repeat(257))]), "its `x-user` is too long");
-        let two = [("x-user", "ada"), ("x-user", "bob")];
-        assert_eq!(no_verdict(&two), "its `x-user` names more than one subject");
+        for first in ["ada", ""] {
+            let two = [("x-user", first), ("x-user", "bob")];
+            assert_eq!(no_verdict(&two), "its `x-user` names more than one subject");
+        }
     }
 
     proptest! {

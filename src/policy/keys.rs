@@ -8,7 +8,9 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use serde_json::error::Category;
 
 /// The most that a set may have.
 pub const LARGEST: usize = 1 << 20;
@@ -119,6 +121,8 @@ struct Jwk {
     e: Option<String>,
     x: Option<String>,
     y: Option<String>,
+    /// The private half.
+    d: Option<IgnoredAny>,
 }
 
 impl KeySet {
@@ -128,7 +132,7 @@ impl KeySet {
             return Err(KeysFault::TooLarge);
         }
         let set: Set =
-            serde_json::from_slice(json).map_err(|error| KeysFault::NotASet(error.to_string()))?;
+            serde_json::from_slice(json).map_err(|error| KeysFault::NotASet(told(&error)))?;
         match set.keys.len() {
             0 => return Err(KeysFault::Empty),
             count if count > MOST_KEYS => return Err(KeysFault::TooMany(count)),
@@ -250,7 +254,11 @@ impl std::fmt::Debug for KeySet {
 
 impl Key {
     fn of_jwk(value: Value) -> Result<Key, String> {
-        let jwk: Jwk = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let unfit = |_| "it is no object with a `kty`, or has something of another type";
+        let jwk: Jwk = serde_json::from_value(value).map_err(unfit)?;
+        if jwk.d.is_some() {
+            return Err("it has its private half, and whoever can read that can sign".into());
+        }
         if jwk.usage.as_deref().is_some_and(|usage| usage != "sig") {
             return Err("its `use` is not sig".into());
         }
@@ -340,6 +348,15 @@ impl Jwk {
             ("oct", _) => Err("a secret in a set that others can read is none".into()),
             _ => Err("its kind is not known".into()),
         }
+    }
+}
+
+/// What is wrong with JSON. Where a value is of another type than it should be, serde_json quotes
+/// it, and it may be a secret.
+fn told(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => "it is other JSON".to_owned(),
+        Category::Io | Category::Syntax | Category::Eof => error.to_string(),
     }
 }
 
@@ -475,6 +492,9 @@ mod tests {
             jwk(&good, json!({ "alg": "ES384" })),
             jwk(&good, json!({ "alg": "HS256" })),
             jwk(&good, json!({ "x": "not base64!" })),
+            jwk(&good, json!({ "d": "c2VjcmV0" })),
+            json!({ "kty": ["c2VjcmV0"], "k": "c2VjcmV0" }),
+            json!("c2VjcmV0"),
         ];
         for other in &others {
             let fault = set(std::slice::from_ref(other)).unwrap_err();
@@ -497,6 +517,10 @@ mod tests {
         for garbage in ["", "[]", "{}", "<html>", "{\"keys\": {}}", &"[".repeat(100_000)] {
             let fault = KeySet::of_jwks(garbage.as_bytes()).unwrap_err();
             assert!(matches!(fault, KeysFault::NotASet(_)), "{fault}");
+        }
+        for secret in ["\"hunter2\"", "{\"keys\": \"hunter2\"}"] {
+            let fault = KeySet::of_jwks(secret.as_bytes()).unwrap_err();
+            assert!(!fault.to_string().contains("hunter2"), "{fault}");
         }
     }
 

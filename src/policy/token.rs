@@ -365,8 +365,14 @@ fn subject(claims: &Map<String, Value>) -> Result<Option<Subject>, Invalid> {
     name.and_then(Subject::new).map(Some).ok_or(Invalid::Subject)
 }
 
+/// Whoever reads a field takes the spaces around it off (RFC 9110 §5.5), and would see the name of
+/// somebody else.
 fn field(claim: &Value) -> Result<HeaderValue, &'static str> {
-    HeaderValue::try_from(tellable(claim)?.into_bytes()).map_err(|_| CONTROL)
+    let text = tellable(claim)?;
+    if text.starts_with(' ') || text.ends_with(' ') {
+        return Err("a text with a space at its end");
+    }
+    HeaderValue::try_from(text.into_bytes()).map_err(|_| CONTROL)
 }
 
 const CONTROL: &str = "a text with control characters";
@@ -542,6 +548,8 @@ mod tests {
             (json!("a\r\nx-admin: 1"), "control characters"),
             (json!("a\u{85}b"), "control characters"),
             (json!("a\tb"), "control characters"),
+            (json!(" admin"), "a space at its end"),
+            (json!("admin "), "a space at its end"),
             (json!(null), "null"),
             (json!(["a"]), "a list"),
             (json!({}), "an object"),

@@ -9,7 +9,7 @@ use http::{Method, request};
 
 use super::Worker;
 use super::authorize::{Question, ask};
-use super::headers::{Facts, question_headers};
+use super::headers::{Claims, Facts, question_headers};
 use super::rejection::Rejection;
 use super::token;
 use crate::keyring::Ring;
@@ -26,7 +26,8 @@ pub(super) enum Purpose {
     Read,
     /// Plain HTTP that may change something.
     Change,
-    /// A browser asks what a page may send. It sends nothing with it by which anybody is known.
+    /// A browser asks what a page may send. It sends nothing with it by which anybody is known,
+    /// and no body.
     Preflight,
 }
 
@@ -36,7 +37,9 @@ impl Purpose {
         let has = |name| parts.headers.contains_key(name);
         let is_preflight = parts.method == Method::OPTIONS
             && has(header::ORIGIN)
-            && has(header::ACCESS_CONTROL_REQUEST_METHOD);
+            && has(header::ACCESS_CONTROL_REQUEST_METHOD)
+            && !has(header::TRANSFER_ENCODING)
+            && parts.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
         match parts.method.is_safe() {
             _ if is_preflight => Purpose::Preflight,
             true => Purpose::Read,
@@ -79,7 +82,8 @@ pub(super) async fn admit(
     let entered = route.policy.enter(applicant, now).map_err(denied)?;
     if purpose == Purpose::Preflight {
         if let Some(asked) = &route.token {
-            token::strip(&asked.from, asked.strip, parts);
+            // Whatever the route does with tokens, nobody verifies this one.
+            token::strip(&asked.from, true, parts);
         }
         return Ok(Admitted::from(entered.anonymous()));
     }
@@ -95,7 +99,9 @@ pub(super) async fn admit(
         let admission = identified.admit(None, now).map_err(denied)?;
         return Ok(Admitted { admission, claims, question: None });
     };
-    let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?);
+    let names = route.token.as_ref().map_or(&[][..], |asked| &asked.forwarded);
+    let told = Claims { names, fields: &claims };
+    let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?, told);
     let question = route.plan.recheck.map(|_| Question::new(&fields));
     let mut approval = ask(worker, route, rules, fields).await.map_err(denied)?;
     let claims = [claims, approval.take_fields()].concat();

@@ -266,18 +266,21 @@ fn written_anew(
 }
 
 /// The fields of the question to an authorizer about this request: the client's, less those of
-/// the upgrade and of its body, and what the edge itself knows. The subprotocols stay: a browser
-/// has no other field of its own to put a token in.
+/// the upgrade and of its body, and what the edge itself knows. What stands in `claims`, those of
+/// a token, the client cannot say itself here either. The subprotocols stay: a browser has no
+/// other field of its own to put a token in.
 pub fn question_headers(
     client: &HeaderMap,
     facts: &Facts<'_>,
     method: &Method,
     target: HeaderValue,
+    claims: Claims<'_>,
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + OWN.len());
     let about_request = [X_ORIGINAL_METHOD, X_ORIGINAL_URI, CONTENT_LENGTH, EXPECT, RANGE];
     for (name, value) in client {
-        let is_ours = about_request.iter().chain(&OWN).any(|own| is_spelled(name, own));
+        let is = |other: &HeaderName| is_spelled(name, other);
+        let is_ours = about_request.iter().chain(&OWN).chain(claims.names).any(is);
         let is_of_upgrade = is_of_handshake(name) && *name != SEC_WEBSOCKET_PROTOCOL;
         if !(is_ours
             || is_of_upgrade
@@ -289,14 +292,15 @@ pub fn question_headers(
         }
     }
     set_forwarding(&mut headers, client, facts);
+    set_claims(&mut headers, claims);
     let method = HeaderValue::from_str(method.as_str()).expect("a method is a token");
     headers.insert(X_ORIGINAL_METHOD, method);
     headers.insert(X_ORIGINAL_URI, target);
     headers
 }
 
-/// Backends that turn field names into variables (CGI, WSGI, PHP) cannot tell `_` from `-`, so a
-/// name is compared in both spellings.
+/// Backends that turn field names into variables (CGI, WSGI, PHP) cannot tell `_` from `-`, and
+/// some (lighttpd) no mark from another, so a name is compared in all these spellings.
 fn passes_upstream(
     name: &HeaderName,
     all: &HeaderMap,
@@ -342,7 +346,7 @@ fn is_spelled(name: &HeaderName, other: &HeaderName) -> bool {
 }
 
 pub(super) fn same_spelling(one: &str, other: &str) -> bool {
-    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let dash = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     one.bytes().map(dash).eq(other.bytes().map(dash))
 }
 

@@ -5,8 +5,10 @@
 //! written: `Expect` stays here, since the client is told to go on as soon as there is a
 //! connection to the upstream. An answer goes to the client as it comes, and has no deadline.
 
+use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version, request};
@@ -23,7 +25,9 @@ use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
 use super::websocket::let_go;
 use super::{Downstream, SlowConsumer, Worker, facts, host_of, upstream_target};
+use crate::plan::OnExpiry;
 use crate::snapshot::Route;
+use crate::tunnel::{EXPIRY_JITTER, LOOK};
 use crate::upstream::{ExchangeError, Upload};
 
 /// Takes a request to the head of its answer, and counts it.
@@ -77,8 +81,8 @@ async fn exchange(
         "request answered"
     );
     let cookie = sticky.cookie(lease.endpoint());
-    admission.settle();
-    let mut response = passed(answer, (lease, admission), worker, route);
+    let expires = admission.settle();
+    let mut response = passed(answer, (lease, admission), worker, route, expires);
     append_cookie(response.headers_mut(), cookie);
     Ok(response)
 }
@@ -120,17 +124,20 @@ fn outgoing(
     Ok(request)
 }
 
-/// The answer as it goes to the client. `hold` is what lives until it is read.
+/// The answer as it goes to the client. `hold` is what lives until it is read; `expires` is when
+/// the client's token does.
 fn passed(
     answer: Response<Incoming>,
     hold: impl std::any::Any,
     worker: &Rc<Worker>,
     route: &Route,
+    expires: Option<SystemTime>,
 ) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     let mut body = Passed::new(body, hold);
     if is_event_stream(&head.headers) {
-        body = body.until(drained(worker.clone()));
+        let expires = expires.filter(|_| route.plan.on_expiry == OnExpiry::Close);
+        body = body.until(over(worker.clone(), expires));
     }
     head.headers = plain_answer_headers(&head, &route.response_headers);
     head.extensions.insert(SlowConsumer(route.plan.slow_consumer));
@@ -138,11 +145,32 @@ fn passed(
     Response::from_parts(head, Body::Passed(body))
 }
 
-/// What its client takes up again where it ended; any other answer runs on through a drain.
+/// What its client takes up again where it ended; any other answer runs on, through a drain and
+/// past its token.
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map_or(b"".as_slice(), |kind| kind.as_bytes());
     let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Returns when an event stream has to end.
+async fn over(worker: Rc<Worker>, expires: Option<SystemTime>) {
+    tokio::select! {
+        () = drained(worker) => {}
+        () = expired(expires) => {}
+    }
+}
+
+/// Returns soon behind a token's expiry. The timers stand still while the machine sleeps, and the
+/// clock on the wall can be set, so it is looked at again and again.
+async fn expired(at: Option<SystemTime>) {
+    let Some(at) = at else { return pending().await };
+    let at = at + EXPIRY_JITTER.mul_f64(rand::random());
+    while let Ok(left) = at.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        sleep(left.min(LOOK)).await;
+    }
 }
 
 /// Returns at a moment by chance within the drain's window.

@@ -68,9 +68,11 @@ fn text(line: &HeaderValue, authorization: bool) -> Option<Cow<'_, str>> {
     Some(String::from_utf8_lossy(value))
 }
 
-/// What follows the scheme (RFC 6750 §2.1).
+/// What follows the scheme (RFC 6750 §2.1). Servers split the two at a tab too, or at what else
+/// no scheme can have, so a token behind that is one.
 fn bearer(credentials: &[u8]) -> Option<&[u8]> {
-    let end = credentials.iter().position(|byte| *byte == b' ').unwrap_or(credentials.len());
+    let end = credentials.iter().position(|byte| !ws::is_token_byte(*byte));
+    let end = end.unwrap_or(credentials.len());
     let (scheme, token) = credentials.split_at(end);
     scheme.eq_ignore_ascii_case(BEARER.as_bytes()).then(|| token.trim_ascii())
 }
@@ -267,6 +269,8 @@ mod tests {
         assert_eq!(authorization("Bearer"), token(""));
         assert_eq!(authorization("Basic YTpi"), Ok(None));
         assert_eq!(authorization("Bearera.b.c"), Ok(None));
+        assert_eq!(authorization("Bearer\ta.b.c"), token("a.b.c"));
+        assert_eq!(authorization("Bearer,a.b.c"), token(",a.b.c"));
         let all = [("authorization", "Bearer a"), ("x-token", "b"), ("cookie", "token=c")];
         assert_eq!(found("/?token=d", &all, &["bearer", "e"]), token("a"));
         assert_eq!(found("/?token=d", &all[1..], &["bearer", "e"]), token("b"));
@@ -345,6 +349,7 @@ mod tests {
             stripped("/", &fields).1,
             [("authorization".to_owned(), "Basic YTpi".to_owned())]
         );
+        assert!(stripped("/", &[("authorization", "bearer\tx")]).1.is_empty());
         assert_eq!(stripped("http://a.example:81/?token=y", &[]).0, "http://a.example:81/");
     }
 

@@ -1,5 +1,6 @@
 //! A WebSocket's handshake on both sides, and the tunnel that comes of it.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -136,9 +137,10 @@ async fn shake(
     let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
         Connected::Refused(answer, lease) => {
+            admission.settle();
             attempt.refused_by_upstream(answer.status().as_u16());
             let cookie = sticky.cookie(lease.endpoint());
-            let mut response = passed(answer, lease, route);
+            let mut response = passed(answer, (lease, admission), route);
             append_cookie(response.headers_mut(), cookie);
             return Ok((response, None));
         }
@@ -234,15 +236,16 @@ fn outgoing(
     Ok(request)
 }
 
-/// An upstream's own answer as it goes to the client, whose connection then closes.
-fn passed(answer: Response<Incoming>, lease: Lease, route: &Route) -> Response<Body> {
+/// An upstream's own answer as it goes to the client, whose connection then closes. `hold` is what
+/// lives until it is read.
+fn passed(answer: Response<Incoming>, hold: impl Any, route: &Route) -> Response<Body> {
     let (mut head, body) = answer.into_parts();
     head.headers = passed_headers(&head, &route.response_headers);
     head.headers.append(header::CONNECTION, HeaderValue::from_static("close"));
     head.extensions.clear();
     head.extensions.insert(SlowConsumer(route.plan.slow_consumer));
     head.version = http::Version::HTTP_11;
-    Response::from_parts(head, Body::Passed(Passed::new(body, lease)))
+    Response::from_parts(head, Body::Passed(Passed::new(body, hold)))
 }
 
 impl From<ConnectError> for Rejection {

@@ -50,9 +50,9 @@ pub use self::outlet::BacklogShare;
 const DISCARD: usize = 4 << 20;
 
 /// The latest that a token's connection ends behind its expiry.
-const EXPIRY_JITTER: Duration = Duration::from_secs(4);
+pub const EXPIRY_JITTER: Duration = Duration::from_secs(4);
 /// Between two looks at the clock on the wall.
-const LOOK: Duration = Duration::from_secs(60);
+pub const LOOK: Duration = Duration::from_secs(60);
 
 /// What the tunnels of one worker share.
 pub struct Shared {

@@ -265,6 +265,9 @@ impl<'a> Choice<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::endpoint::Traits;
     use super::*;
     use crate::config::{Balance, EndpointAddress};
 
@@ -385,6 +388,60 @@ mod tests {
         assert_eq!(place(&fleet, &first), 2);
         let second = take(&balancer, &fleet, &wish, 0).expect("two are free");
         assert_ne!(place(&fleet, &second), 2);
+    }
+
+    fn eject(endpoint: &Endpoint) {
+        let rules = config::Passive { failures: 1, eject: Duration::from_secs(60) };
+        endpoint.note(|health| health.eject(rules, Instant::now()));
+    }
+
+    #[test]
+    fn the_cookies_endpoint_is_passed_over_while_it_is_ill_unless_all_are() {
+        let balancer = Balancer::new(&HASH, seed());
+        let fleet = weighted(&[1, 1, 1]);
+        let wish = Wish { affinity: Some(fleet[2].clone()), ..wish(1) };
+        eject(&fleet[2]);
+        assert_eq!(order(&balancer, &fleet, &wish)[2], 2, "the last to be tried");
+        eject(&fleet[0]);
+        eject(&fleet[1]);
+        assert_eq!(order(&balancer, &fleet, &wish)[0], 2);
+        fleet[2].drain();
+        assert!(!order(&balancer, &fleet, &wish).contains(&2));
+    }
+
+    #[test]
+    fn the_ill_come_behind_every_backup_and_the_drained_never() {
+        for balance in [HASH, BOUNDED, Balance::LeastConnections, Balance::RoundRobin] {
+            let balancer = Balancer::new(&balance, seed());
+            let fleet = fleet(
+                (1..=4).map(|number| config::Endpoint { backup: number == 4, ..endpoint(number) }),
+            );
+            eject(&fleet[0]);
+            fleet[1].drain();
+            assert_eq!(order(&balancer, &fleet, &wish(1)), [2, 3, 0], "{balance:?}");
+        }
+    }
+
+    #[test]
+    fn a_slow_start_counts_in_every_balance() {
+        for balance in [HASH, Balance::LeastConnections, Balance::RoundRobin] {
+            let balancer = Balancer::new(&balance, seed());
+            let slow_start = Some(Duration::from_secs(600));
+            let made = |number| {
+                let endpoint = endpoint(number);
+                let mark = seed().mark(&endpoint.identity());
+                Endpoint::new(&endpoint, Traits { slow_start, ..mark.into() }, &[])
+            };
+            let fleet: Arc<Endpoints> = Arc::new((1..=2).map(made).collect());
+            let rules = config::Passive { failures: 1, eject: Duration::ZERO };
+            fleet[1].note(|health| health.eject(rules, Instant::now()));
+            let held: Vec<Lease> = (0..1100)
+                .filter_map(|key| take(&balancer, &fleet, &wish(key), key.into()))
+                .collect();
+            // A tenth of a weight beside a whole one, give or take.
+            let slow = fleet[1].connections();
+            assert!((70..140).contains(&slow), "{balance:?}: {slow} of {}", held.len());
+        }
     }
 
     #[test]

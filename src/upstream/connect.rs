@@ -29,7 +29,7 @@ pub enum DialFault {
     Name(Arc<str>),
     #[error("{0}")]
     Connect(io::Error),
-    #[error("not connected within {0:?}")]
+    #[error("not connected within {:?}", to_milliseconds(*.0))]
     Late(Duration),
     /// Says itself that it was TLS.
     #[error("{0}")]
@@ -64,6 +64,15 @@ impl DialFault {
             _ => DialFault::Connect(error),
         }
     }
+}
+
+/// What is left of a time that others shared is no round number.
+fn to_milliseconds(time: Duration) -> Duration {
+    Duration::from_micros(500)
+        .saturating_add(time)
+        .as_millis()
+        .try_into()
+        .map_or(time, Duration::from_millis)
 }
 
 /// How the endpoints of a cluster are dialled.

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 
-use super::handshake::{HEAD, describe};
+use super::handshake::{HEAD, Unanswered, describe};
 use super::upload::Progress;
 use super::{Cluster, ConnectError, Endpoint, Lease, Line, Pool, Upload, Wish};
 use crate::net::Stream;
@@ -114,12 +114,12 @@ impl Connection {
     ) -> Result<Response<Incoming>, Failed> {
         let progress = request.body().progress();
         progress.restart();
-        let mut unanswered = Unanswered(Some(self.task.clone()));
+        let unanswered = Unanswered::new(self.task.clone());
         tokio::select! {
             biased;
             answer = self.sender.try_send_request(request) => match answer {
                 Ok(answer) => {
-                    unanswered.0 = None;
+                    unanswered.answered();
                     self.settle(&answer, progress, asked);
                     Ok(answer)
                 }
@@ -142,18 +142,6 @@ impl Connection {
                 () = progress.paused_for(asked.patience) => self.task.abort(),
             }
         });
-    }
-}
-
-/// Cuts a connection on whose answer nobody waits any more. hyper would write all that it holds
-/// first, for ever if the endpoint takes nothing.
-struct Unanswered(Option<AbortHandle>);
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade;
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 
 use super::{ConnectError, Connected, Lease, Opened};
 use crate::net::Stream;
@@ -32,9 +33,11 @@ pub(super) async fn shake(
     builder.max_buf_size(HEAD);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // Ends by itself: at the upgrade, when the answer's body is read, or with `sender`.
-    tokio::task::spawn_local(connection.with_upgrades());
+    let driver = tokio::task::spawn_local(connection.with_upgrades());
+    let unanswered = Unanswered::new(driver.abort_handle());
     let response = sender.send_request(request).await.map_err(broken)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        unanswered.answered();
         return Ok(Connected::Refused(response, lease));
     }
     let (head, response) = split(response);
@@ -42,11 +45,34 @@ pub(super) async fn shake(
         .verify(&head)
         .map_err(|fault| ConnectError::Answer { endpoint: endpoint.clone(), fault })?;
     let upgraded = upgrade::on(response).await.map_err(broken)?;
+    unanswered.answered();
     let parts = upgraded
         .downcast::<TokioIo<Stream>>()
         .expect("the connection was made over a Stream a few lines above");
     let leg = parts.io.into_inner().into_leg();
     Ok(Connected::Open(Opened { leg, early: parts.read_buf, answer, head, lease }))
+}
+
+/// Cuts a connection on whose answer nobody waits any more. hyper would write all that it holds
+/// first, for ever if the endpoint takes nothing.
+pub(super) struct Unanswered(Option<AbortHandle>);
+
+impl Unanswered {
+    pub fn new(driver: AbortHandle) -> Unanswered {
+        Unanswered(Some(driver))
+    }
+
+    pub fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(driver) = self.0.take() {
+            driver.abort();
+        }
+    }
 }
 
 /// The head of a response, and the response that still carries the upgrade.

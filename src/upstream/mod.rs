@@ -33,7 +33,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::affinity::Affinity;
 use self::balance::Balancer;
@@ -362,9 +362,9 @@ impl Cluster {
             if let Some(connection) = kept(endpoint) {
                 return Ok((Line::Kept(connection), lease, began));
             }
-            let by = deadline.min(began + self.connect_timeout);
-            let dialled = timeout_at(by, self.dialler.dial(endpoint)).await;
-            let fault = match dialled.unwrap_or(Err(DialFault::Late(self.connect_timeout))) {
+            let patience = self.connect_timeout.min(deadline.saturating_duration_since(began));
+            let dialled = timeout(patience, self.dialler.dial(endpoint)).await;
+            let fault = match dialled.unwrap_or(Err(DialFault::Late(patience))) {
                 Ok(stream) => return Ok((Line::Fresh(stream), lease, began)),
                 Err(fault) => fault,
             };

@@ -23,7 +23,8 @@ pub(super) fn token(bytes: &[u8]) -> Option<&str> {
     whole.then(|| std::str::from_utf8(bytes).ok()).flatten()
 }
 
-pub(super) fn is_token_byte(byte: u8) -> bool {
+/// RFC 9110 §5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -10,7 +10,7 @@ pub mod handshake;
 pub mod head;
 
 pub use control::{CloseFault, ClosePayload, ControlFrame};
-pub use fields::elements;
+pub use fields::{elements, is_token_byte};
 pub use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::{
     CloseCode, Control, Data, OpCode,

@@ -100,8 +100,21 @@ async function closed(meaning, cleanly = true) {
   if (cleanly) assert(shown.log.at(-1).endsWith(', clean'), shown.log.at(-1));
 }
 
+// The two doors, side by side: who has no token is told so, who has one is greeted.
+async function knock(who, answer) {
+  await enter(who);
+  const said = `document.getElementById('${who}-state').textContent`;
+  const deadline = Date.now() + PATIENCE_MS;
+  while ((await evaluate(said)) !== answer) {
+    assert(Date.now() < deadline, `${who} saw ${await evaluate(said)}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 async function main() {
   await open();
+  await knock('stranger', 'refused: 4001 unauthorized');
+  await knock('member', 'admitted: hello from echo server one');
   await shows('that nothing is connected', ({ state }) => state === 'not connected');
 
   await connect();

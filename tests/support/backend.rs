@@ -41,9 +41,10 @@ impl Backend {
         Backend { listener: Listener::Unix(listener), address, _folder: Some(folder) }
     }
 
-    /// An address where nobody listens.
+    /// An address where nobody listens, nor will: a port that was given back may be another
+    /// test's a moment later.
     pub async fn nobody() -> String {
-        Backend::tcp().await.address.clone()
+        "unix:/no/such/folder/app.sock".to_owned()
     }
 
     /// The next connection of the edge, with nothing read from it.
