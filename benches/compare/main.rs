@@ -223,7 +223,7 @@ async fn cell(
     let mut running = Running::start(&program, setting.proxy_core, folder.path())?;
     running.ready(port.address).await?;
     let tls = certificate.map(Certificate::connector).transpose()?;
-    let target = Target { address: port.address, tls };
+    let target = Target { address: port.address, source: None, tls };
     let load = row.load.sized(setting.size);
     let measured = load::measure(load, setting.scale, &target, &running);
     tokio::time::timeout(PATIENCE, measured).await.context("stuck")?

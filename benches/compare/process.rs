@@ -72,6 +72,15 @@ impl Running {
         Ok(())
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said until now, on both outputs.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
     /// CPU time spent until now, all threads and children together.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanoseconds = 0;
@@ -97,7 +106,7 @@ impl Running {
 
     /// The process, its children and theirs.
     fn tree(&self) -> anyhow::Result<Vec<u32>> {
-        let mut tree = vec![self.child.id()];
+        let mut tree = vec![self.id()];
         let mut at = 0;
         while let Some(&process) = tree.get(at) {
             for thread in fs::read_dir(format!("/proc/{process}/task"))? {
@@ -111,7 +120,7 @@ impl Running {
     }
 
     fn last_words(&self) -> String {
-        let said = fs::read_to_string(&self.said).unwrap_or_default();
+        let said = self.said();
         said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("(silence)").to_owned()
     }
 }
