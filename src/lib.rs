@@ -10,7 +10,8 @@
 //! to here is an HTTP status ([`proxy::rejection`]). Then comes the commit: the drain flag is read
 //! again, the 101 is answered, and with nothing awaited in between the [`tunnel`] begins, a task
 //! of its own. It relays frames as they came until it has one [`ending`], which goes to the log
-//! and the counters.
+//! and the counters. A plain request, where its route takes any, is admitted alike and goes to the
+//! same endpoints, on connections that the worker keeps.
 //!
 //! # Layers
 //!
@@ -24,7 +25,7 @@
 //! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
-//! | [`upstream`] | clusters, endpoints, the choice of one, dialling, the edge's own handshake |
+//! | [`upstream`] | clusters, endpoints, their health, the choice of one, dialling, the handshake |
 //! | [`policy`] | who may come in: networks, origins, rates, caps, authorizers → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |
@@ -42,8 +43,8 @@
 //! A worker is one thread with one runtime and owns its connections for life: its tasks are
 //! `!Send`, and per frame there is no lock and no shared atomic. A listener's accept loop is a
 //! task on a worker; sockets that are not for itself travel to the worker with the fewest. The
-//! main thread is the control thread: it reaches workers by [`control::Command`]s, and a worker
-//! reaches a tunnel by its mailbox. Nothing lower calls upwards.
+//! main thread is the control thread: it looks names up, probes endpoints, and reaches workers by
+//! [`control::Command`]s; a worker reaches a tunnel by its mailbox. Nothing lower calls upwards.
 
 #![deny(unsafe_code)]
 // What the network or a file says is not taken on trust.

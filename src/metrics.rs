@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::StatusCode;
+
 use crate::ending::{Reason, Side};
 use crate::ws::{Control, Data, OpCode};
 
@@ -31,6 +33,8 @@ pub struct RouteTally {
     pub verdicts: Count,
     pub no_verdicts: Count,
     endings: [Count; Reason::WORDS.len()],
+    /// Plain requests by the class of their answer's status: 1xx to 5xx.
+    answered: [Count; 5],
 }
 
 impl RouteTally {
@@ -50,6 +54,11 @@ impl RouteTally {
         let word = reason.as_str();
         let index = Reason::WORDS.iter().position(|known| *known == word);
         &self.endings[index.expect("every reason has its word in WORDS")]
+    }
+
+    /// Plain requests whose answer had a status of this class.
+    pub fn answered(&self, status: StatusCode) -> &Count {
+        &self.answered[usize::from(status.as_u16() / 100).clamp(1, 5) - 1]
     }
 }
 
@@ -83,6 +92,17 @@ impl Received {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_counted_by_class() {
+        let tally = RouteTally::default();
+        for status in [200, 204, 404, 599, 999] {
+            tally.answered(StatusCode::from_u16(status).unwrap()).add(1);
+        }
+        let counted = [100, 200, 300, 400, 500]
+            .map(|status| tally.answered(StatusCode::from_u16(status).unwrap()).value());
+        assert_eq!(counted, [0, 2, 0, 1, 2]);
+    }
 
     #[test]
     fn every_reason_is_counted_by_its_word() {

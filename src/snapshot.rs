@@ -7,19 +7,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::config::{
-    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, Reject, Rewrite, Utf8,
+    self, Admittance, Compression, Config, HeaderEdits, OnRemoved, PlainHttp, Reject, Rewrite, Utf8,
 };
 use crate::control::About;
 use crate::ending::Reason;
 use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::route::{Place, Table};
-use crate::upstream::{Cluster, SeedFault};
+use crate::upstream::{Cluster, ClusterFault};
 
 pub struct Snapshot {
     /// How manieth it is; the first is 1.
@@ -30,6 +31,14 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<IpNet>,
     /// A page for plain HTTP where no route serves; the demo has one.
     pub page: Option<&'static str>,
+}
+
+/// An upstream that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream {upstream}: {fault}")]
+pub struct UpstreamFault {
+    upstream: Arc<str>,
+    fault: ClusterFault,
 }
 
 /// One route, and the upstream behind it.
@@ -44,6 +53,8 @@ pub struct Route {
     /// A refusal is told by a Close, for browsers, which cannot see a status.
     pub rejects_by_close: bool,
     pub rewrite: Rewrite,
+    pub plain_http: PlainHttp,
+    pub response_timeout: Duration,
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
     pub check_utf8: bool,
@@ -64,15 +75,17 @@ pub enum Fate {
 }
 
 impl Snapshot {
-    /// What `config` comes to beside what ran before. Reads the seed files of upstreams.
+    /// What `config` comes to beside what ran before. Reads the files that upstreams need.
     pub fn new(
         config: &Config,
         before: Option<&Snapshot>,
         page: Option<&'static str>,
-    ) -> Result<Snapshot, SeedFault> {
+    ) -> Result<Snapshot, Box<UpstreamFault>> {
         let cluster = |upstream: &config::Upstream| {
             let before = before.and_then(|before| before.cluster(&upstream.name));
-            Cluster::new(upstream, before.map(|before| &**before)).map(Arc::new)
+            let cluster = Cluster::new(upstream, before.map(|before| &**before)).map(Arc::new);
+            let named = |fault| Box::new(UpstreamFault { upstream: upstream.name.clone(), fault });
+            cluster.map_err(named)
         };
         let clusters: Vec<Arc<Cluster>> =
             config.upstreams.iter().map(cluster).collect::<Result<_, _>>()?;
@@ -148,6 +161,8 @@ impl Route {
             claimed: claimed(&route.admittance),
             rejects_by_close: route.admittance.reject == Reject::Close,
             rewrite: route.rewrite.clone(),
+            plain_http: route.plain_http,
+            response_timeout: route.response_timeout,
             subprotocols: route.subprotocols.clone(),
             compression: route.compression,
             check_utf8: route.utf8 == Utf8::Check,

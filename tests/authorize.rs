@@ -608,7 +608,7 @@ async fn a_slow_authorizer_has_few_rechecks_at_once_and_all_in_their_turn() {
 
 #[tokio::test]
 async fn an_authorizer_is_asked_by_https_where_the_system_trusts_its_authority() {
-    let tls = authority().acceptor("localhost");
+    let tls = authority().acceptor(&["localhost", "127.0.0.1", "127.0.0.2"]);
     let authorizer = Authorizer::serve(says(200), Some(tls)).await;
     let lines = route(&format!("https://localhost:{}/auth", authorizer.address.port()), "");
     let config = Config::new(&Backend::nobody().await).route(&lines);

@@ -136,6 +136,12 @@ async fn the_files_of_conf_are_good_once_the_files_they_name_are_made() {
     assert_succeeds(&made);
     std::fs::copy(authority().file("ca.pem"), folder.path().join("certs/clients.pem"))
         .expect("the clients' authority");
+    std::fs::copy(authority().file("ca.pem"), folder.path().join("certs/ca.pem"))
+        .expect("the upstream's authority");
+    for kind in ["pem", "key"] {
+        let certificate = |name: &str| folder.path().join("certs").join(name).with_extension(kind);
+        std::fs::copy(certificate("localhost"), certificate("edge")).expect("the edge's own");
+    }
     std::fs::write(folder.path().join("certs/seed"), "a seed").expect("a seed for hashes");
     std::fs::create_dir(folder.path().join("conf")).expect("a folder");
     for name in ["wsgate.toml", "reference.toml"] {

@@ -43,6 +43,8 @@ const PURE: &[&str] = &[
     "tunnel::closing",
     "tunnel::deadlines",
     "upstream::hashing",
+    "upstream::health",
+    "upstream::resolve",
 ];
 
 /// A name that only some modules may use. It counts wherever these segments follow one another in

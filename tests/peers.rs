@@ -3,7 +3,8 @@
 //! Each client meets each server with messages of 0 to 16 MiB, text and binary, in fragments, ten
 //! thousand in a row, deflated where both can, with subprotocols and a Close of its own. A language
 //! that is not installed is skipped aloud: `npm ci` in `tests/peers`, and a venv in
-//! `target/peers-venv` with `tests/peers/requirements.txt`.
+//! `target/peers-venv` with `tests/peers/requirements.txt`. An app of Express and Socket.IO meets
+//! its clients too, by plain HTTP and by an upgrade on the same path.
 
 mod support;
 
@@ -54,12 +55,32 @@ async fn tungstenite_meets_all_servers() {
     meet_all(Library::Tungstenite).await;
 }
 
+/// Event streams with reconnection, long polling, uploads, Socket.IO by polling and upgraded.
+#[tokio::test]
+async fn express_and_socket_io_meet_their_clients() {
+    let wanted = ["express", "eventsource", "socket.io", "socket.io-client"];
+    let installed = |name: &&str| folder().join("node_modules").join(name).is_dir();
+    if !Library::Node.is_installed() || !wanted.iter().all(installed) {
+        return skipped("Express or Socket.IO");
+    }
+    let app = Library::Node.serve_script("app.js").await;
+    let edge = Config::new(&app.address).route("plain_http = \"proxy\"").start().await;
+    let url = format!("https://{}", edge.tls);
+    let mut client = Library::Node.command("app_client.js");
+    client.arg(url).env("NODE_EXTRA_CA_CERTS", authority().file("ca.pem"));
+    within(Duration::from_secs(60), "the client is content", finished(client)).await;
+    edge.assert_ended("client_close", "client").await;
+}
+
+fn skipped(what: &str) {
+    // Past libtest, which keeps what a test that passes has printed.
+    let mut stderr = std::io::stderr();
+    let _ = writeln!(stderr, "SKIPPED: {what} is not installed; see this file's head");
+}
+
 async fn meet_all(client: Library) {
     if !client.is_installed() {
-        // Past libtest, which keeps what a test that passes has printed.
-        let mut stderr = std::io::stderr();
-        let _ = writeln!(stderr, "SKIPPED: {client:?} is not installed; see this file's head");
-        return;
+        return skipped(&format!("{client:?}"));
     }
     for server in LIBRARIES {
         if server.is_installed() {
@@ -138,8 +159,11 @@ impl Library {
         if self == Library::Tungstenite {
             return Server { address: tungstenite_server().await, _process: None };
         }
-        let script = self.script("server");
-        let process = self.command(&script).stdout(Stdio::piped()).spawn();
+        self.serve_script(&self.script("server")).await
+    }
+
+    async fn serve_script(self, script: &str) -> Server {
+        let process = self.command(script).stdout(Stdio::piped()).spawn();
         let mut process = process.unwrap_or_else(|error| panic!("{script}: {error}"));
         let stdout = process.stdout.take().expect("stdout is piped");
         let port = tokio::task::spawn_blocking(move || first_line(stdout)).await.expect("a thread");
@@ -151,23 +175,29 @@ impl Library {
         let mut command = self.command(&script);
         command.arg(format!("wss://{}/", edge.tls)).arg(authority().file("ca.pem"));
         command.arg(if deflate { "deflate" } else { "plain" });
-        let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut process = Killed(process.unwrap_or_else(|error| panic!("{script}: {error}")));
-        let mut stderr = process.0.stderr.take().expect("stderr is piped");
-        let words = std::thread::spawn(move || {
-            let mut words = String::new();
-            let _ = stderr.read_to_string(&mut words);
-            words
-        });
-        let status = loop {
-            if let Some(status) = process.0.try_wait().expect("the client can be waited for") {
-                break status;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        let words = words.join().expect("the client's words");
-        assert!(status.success(), "{script}: {words}");
+        finished(command).await;
     }
+}
+
+/// Runs a script that ends by itself, and well.
+async fn finished(mut command: Command) {
+    let script = format!("{:?}", command.get_args().collect::<Vec<_>>());
+    let process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut process = Killed(process.unwrap_or_else(|error| panic!("{script}: {error}")));
+    let mut stderr = process.0.stderr.take().expect("stderr is piped");
+    let words = std::thread::spawn(move || {
+        let mut words = String::new();
+        let _ = stderr.read_to_string(&mut words);
+        words
+    });
+    let status = loop {
+        if let Some(status) = process.0.try_wait().expect("the client can be waited for") {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let words = words.join().expect("the client's words");
+    assert!(status.success(), "{script}: {words}");
 }
 
 fn folder() -> PathBuf {

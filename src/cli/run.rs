@@ -74,7 +74,7 @@ pub fn serve(server: Server, reloads: Option<Reloads>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control thread")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let (sender, signals) = mpsc::channel(4);
         let reloading = reloads.map(|Reloads { source, loaded, log }| {
             let adopted = move |config: &Config| log.change(config.server.log);
@@ -82,7 +82,10 @@ pub fn serve(server: Server, reloads: Option<Reloads>) -> anyhow::Result<()> {
         });
         watch_signals(sender)?;
         server.run(signals, reloading).await.context("cannot start the workers")
-    })
+    });
+    // The system's resolver may hang in a look-up, which is nothing to wait for.
+    runtime.shutdown_background();
+    served
 }
 
 /// Passes on SIGTERM and SIGINT, and SIGHUP, as the server knows them.

@@ -14,8 +14,9 @@ use super::origins::StatedOrigin;
 use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
 use super::{
     Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config, Drain,
-    HashKey, HeaderEdits, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log, NamedFile,
-    Networks, Origin, Reject, Rewrite, Route, Server, Upstream, file,
+    HashKey, HeaderEdits, Health, Listener, ListenerLimits, ListenerTimeouts, ListenerTls, Log,
+    NamedFile, Networks, Origin, Passive, Reject, Resolve, Rewrite, Route, Server, Upstream,
+    UpstreamTls, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, Plan, Sizes};
 use crate::route::HostPattern;
@@ -109,12 +110,7 @@ fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
 }
 
 fn listener_tls(table: file::ListenerTls, files: &mut Files<'_>) -> Option<ListenerTls> {
-    let certificates = all(table.certificates.value?, |entry| {
-        Some(CertificateFiles {
-            chain: files.add(entry.chain.value?, "certificate chain"),
-            key: files.add(entry.key.value?, "private key"),
-        })
-    })?;
+    let certificates = all(table.certificates.value?, |entry| certificate(entry, files))?;
     let required = table.client_auth.value? == ClientCertificate::Require;
     let client_auth = table
         .client_ca
@@ -123,10 +119,18 @@ fn listener_tls(table: file::ListenerTls, files: &mut Files<'_>) -> Option<Liste
     Some(ListenerTls { certificates, client_auth })
 }
 
+fn certificate(entry: file::Certificate, files: &mut Files<'_>) -> Option<CertificateFiles> {
+    Some(CertificateFiles {
+        chain: files.add(entry.chain.value?, "certificate chain"),
+        key: files.add(entry.key.value?, "private key"),
+    })
+}
+
 // ---- upstreams ----
 
 fn upstream(table: file::Upstream, files: &mut Files<'_>) -> Option<Upstream> {
-    let endpoints = table.endpoints.value?;
+    let endpoints = table.endpoints.value?.unwrap_or_default();
+    let sources = table.source_addresses.value?;
     let keys = table.hash_key.value?;
     let bounded_load = table.bounded_load.value?.map(|factor| factor.0);
     let seed = table.hash_seed_file.value?;
@@ -142,8 +146,53 @@ fn upstream(table: file::Upstream, files: &mut Files<'_>) -> Option<Upstream> {
         connect_timeout: table.connect_timeout.value?.0,
         handshake_timeout: table.handshake_timeout.value?.0,
         host: table.host.value?.0,
+        resolve: match table.resolve.value? {
+            Some(table) => Some(resolve(table)?),
+            None => None,
+        },
+        source_addresses: sources.into_iter().map(|source| source.into_inner().0).collect(),
+        tls: match table.tls.value? {
+            Some(table) => Some(upstream_tls(table, files)?),
+            None => None,
+        },
+        health: match table.health.value? {
+            Some(table) => Some(health(table)?),
+            None => None,
+        },
+        passive: passive(table.passive.value?)?,
         on_removed: table.on_removed.value?,
     })
+}
+
+fn resolve(table: file::Resolve) -> Option<Resolve> {
+    Some(Resolve { name: table.name.value?, refresh: table.refresh.value?.0 })
+}
+
+fn upstream_tls(table: file::UpstreamTls, files: &mut Files<'_>) -> Option<UpstreamTls> {
+    let ca = table.ca.value?;
+    Some(UpstreamTls {
+        server_name: table.server_name.value?.map(|name| name.0),
+        ca: ca.map(|name| files.add(name, "authorities of the upstream")),
+        certificate: match table.certificate.value? {
+            Some(entry) => Some(certificate(entry, files)?),
+            None => None,
+        },
+    })
+}
+
+fn health(table: file::Health) -> Option<Health> {
+    Some(Health {
+        interval: table.interval.value?.0,
+        timeout: table.timeout.value?.0,
+        probe: table.probe.value?,
+        unhealthy_after: table.unhealthy_after.value?.0,
+        healthy_after: table.healthy_after.value?.0,
+        slow_start: lasting(table.slow_start.value?),
+    })
+}
+
+fn passive(table: file::Passive) -> Option<Passive> {
+    Some(Passive { failures: table.failures.value?.0, eject: table.eject.value?.0 })
 }
 
 /// `hash` where a key is written, else `least-connections`.
@@ -172,6 +221,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
     let listeners = table.listeners.value?;
     let subprotocols = table.subprotocols.value?;
     let mut limits = table.limits.value?;
+    let mut timeouts = table.timeouts.value?;
+    let response = timeouts.response.value.take()?;
     let gates = Gates {
         clients: table.clients.value?,
         origin: table.origin.value?,
@@ -184,7 +235,7 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
         None => (None, None),
     };
     let code = table.unauthorized_code.value?;
-    let plan = plan(limits, table.heartbeat.value?, table.timeouts.value?, code)?;
+    let plan = plan(limits, table.heartbeat.value?, timeouts, code)?;
     let plan = Plan { recheck, ..plan };
     let rates_per_subject = plan.counts_subjects();
     Some(Route {
@@ -197,6 +248,8 @@ fn route(table: file::Route, upstreams: &[Upstream]) -> Option<Route> {
             Some(table) => rewrite(table)?,
             None => Rewrite::default(),
         },
+        plain_http: table.plain_http.value?,
+        response_timeout: response.0,
         subprotocols: subprotocols
             .map(|names| names.into_iter().map(|name| name.into_inner().0).collect()),
         compression: table.compression.value?,

@@ -149,7 +149,11 @@ fn upstream(before: &Upstream, after: &Upstream, found: &mut Found) {
         "balance": balance,
         "hash_seed_file": hash_seed_file,
         "affinity_cookie": affinity_cookie,
+        "resolve": resolve,
+        "source_addresses": source_addresses,
+        "tls": tls,
     });
+    compare!(before, after, found, Effect::AtOnce, { "health": health, "passive": passive });
     let name = found.of.clone();
     for endpoint in &after.endpoints {
         found.of = format!("{name}, endpoint {}", endpoint.identity());
@@ -207,6 +211,8 @@ fn route(before: &Route, after: &Route, found: &mut Found) {
         "subprotocols": subprotocols,
         "compression": compression,
         "utf8": utf8,
+        "plain_http": plain_http,
+        "timeouts.response": response_timeout,
         "on_removed": on_removed,
         "clients": admittance.clients,
         "origin": admittance.origin,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
+use super::endpoints::{ServerName, SourceAddress};
 use super::names::{
     ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
     Network, PathPrefix, SentHost, Subprotocol,
@@ -17,8 +18,8 @@ use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, P
 use super::reader::{Literal, Tables, table};
 use super::urls::Url;
 use super::{
-    Compression, EndpointAddress, HashKey, LogFormat, OnRemoved, OriginPattern, Reject, SameSite,
-    Utf8,
+    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern,
+    PlainHttp, Probe, Reject, SameSite, Utf8,
 };
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -142,7 +143,7 @@ table! {
 
 table! {
     /// A certificate and its key, in PEM.
-    "an entry of `certificates`": Certificate {
+    "a certificate's table": Certificate {
         /// The certificate and those between it and its authority.
         chain: Spanned<FileName>,
         /// The private key.
@@ -156,7 +157,9 @@ table! {
         /// What routes call it.
         name: Spanned<Name>,
         /// Where its servers listen: "ip:port", "name:port" or "unix:/path", or a table.
-        endpoints: Vec<Spanned<super::names::Endpoint>>,
+        endpoints: Option<Vec<Spanned<super::names::Endpoint>>>,
+        /// A name whose every address is an endpoint, besides those in `endpoints`.
+        resolve: Option<Resolve>,
         /// How an endpoint is chosen; absent: "hash" with a `hash_key`, else "least-connections".
         balance: Option<Balancing>,
         /// What a client is known by, so that it comes to one endpoint: the first that is there.
@@ -173,12 +176,67 @@ table! {
         handshake_timeout: Lasting = "10s",
         /// The Host it sees: "pass" for the client's, or a name.
         host: SentHost = "pass",
+        /// Local addresses to dial from, in turn; empty: as the system chooses.
+        source_addresses: Vec<Spanned<SourceAddress>> = Literal::EmptyList,
+        /// How endpoints are spoken to by TLS; absent: plain.
+        tls: Option<UpstreamTls>,
+        /// Probes that find out which endpoints are well; absent: none.
+        health: Option<Health>,
+        /// When failed handshakes make an endpoint be passed over.
+        passive: Passive = Literal::EmptyTable,
         /// What becomes of the sockets of an endpoint that is deleted from this file.
         on_removed: OnRemoved = "close",
     }
-    later [
-        "resolve", "source_addresses", "tls", "health", "passive",
-    ]
+}
+
+table! {
+    /// A name whose every address is an endpoint.
+    "[upstream.resolve]": Resolve {
+        /// A host name and the port of all its addresses.
+        name: HostAndPort,
+        /// How often it is looked up.
+        refresh: Lasting = "5s",
+    }
+}
+
+table! {
+    /// How endpoints are spoken to by TLS.
+    "[upstream.tls]": UpstreamTls {
+        /// The name its certificate must be for; absent: the endpoint's own host or address.
+        server_name: Option<ServerName>,
+        /// A file of authorities to trust; absent: those of the system.
+        ca: Option<Spanned<FileName>>,
+        /// What is shown to an endpoint that asks for a certificate.
+        certificate: Option<Certificate>,
+    }
+}
+
+table! {
+    /// Probes that find out which endpoints are well.
+    "[upstream.health]": Health {
+        /// From one probe of an endpoint to the next.
+        interval: Lasting = "5s",
+        /// For one probe.
+        timeout: Lasting = "2s",
+        /// "tcp", "http:/path" or "websocket:/path".
+        probe: Probe = "tcp",
+        /// So many failed probes in a row take an endpoint out.
+        unhealthy_after: Count = Literal::Whole("3"),
+        /// So many good probes in a row bring it back.
+        healthy_after: Count = Literal::Whole("2"),
+        /// The time over which the weight of an endpoint that came back rises.
+        slow_start: OrOff<Lasting> = "off",
+    }
+}
+
+table! {
+    /// When failed handshakes make an endpoint be passed over.
+    "[upstream.passive]": Passive {
+        /// So many in a row.
+        failures: Count = Literal::Whole("3"),
+        /// For so long; twice as long each time in a row, up to 5 minutes.
+        eject: Lasting = "10s",
+    }
 }
 
 table! {
@@ -222,6 +280,8 @@ table! {
         listeners: Vec<Spanned<ListenAddress>> = Literal::EmptyList,
         /// How the path changes on its way to the upstream.
         rewrite: Option<Rewrite>,
+        /// Whether requests that ask for no WebSocket go to the upstream too.
+        plain_http: PlainHttp = "reject",
         /// Subprotocols that may be agreed; absent: as client and upstream agree.
         subprotocols: Option<Vec<Spanned<Subprotocol>>>,
         /// The networks that may come.
@@ -252,7 +312,7 @@ table! {
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
     later [
-        "redirect", "plain_http", "token",
+        "redirect", "token",
     ]
 }
 
@@ -418,6 +478,8 @@ table! {
 table! {
     /// How long a connection lives.
     "[route.timeouts]": RouteTimeouts {
+        /// Of plain HTTP: until the head of an answer, and for each pause of a request's body.
+        response: Lasting = "60s",
         /// Without a data frame either way.
         idle: OrOff<Lasting> = "off",
         /// At most; jitter shortens it.
@@ -425,7 +487,6 @@ table! {
         /// For the answer to a Close.
         close: Lasting = "5s",
     }
-    later ["response"]
 }
 
 table! {

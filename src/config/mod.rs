@@ -10,6 +10,7 @@ mod balancing;
 mod build;
 mod diagnostics;
 mod diff;
+mod endpoints;
 mod file;
 mod names;
 mod origins;
@@ -23,7 +24,7 @@ mod validate_balancing;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -242,7 +243,66 @@ pub struct Upstream {
     pub handshake_timeout: Duration,
     /// The Host that upstreams see; `None` is `"pass"`: the client's.
     pub host: Option<HeaderValue>,
+    /// `None`: all endpoints are listed.
+    pub resolve: Option<Resolve>,
+    /// Local addresses to dial from, in turn; empty: as the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// `None`: endpoints are spoken to in plain.
+    pub tls: Option<UpstreamTls>,
+    /// `None`: nothing is probed.
+    pub health: Option<Health>,
+    pub passive: Passive,
     pub on_removed: OnRemoved,
+}
+
+/// A name whose every address is an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    pub name: HostAndPort,
+    pub refresh: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostAndPort {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// `None`: the endpoint's own host or address.
+    pub server_name: Option<String>,
+    /// `None`: the system's authorities.
+    pub ca: Option<PathBuf>,
+    pub certificate: Option<CertificateFiles>,
+}
+
+/// How endpoints are probed, and what comes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub probe: Probe,
+    pub unhealthy_after: u32,
+    pub healthy_after: u32,
+    pub slow_start: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    Tcp,
+    /// The path and query of a GET.
+    Http(String),
+    /// The path and query of an upgrade.
+    WebSocket(String),
+}
+
+/// When failed handshakes make an endpoint be passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passive {
+    /// So many in a row.
+    pub failures: u32,
+    pub eject: Duration,
 }
 
 /// How a connection's endpoint is chosen.
@@ -348,6 +408,9 @@ pub struct Route {
     /// Where the route is served; empty: on all listeners.
     pub listeners: Vec<SocketAddr>,
     pub rewrite: Rewrite,
+    pub plain_http: PlainHttp,
+    /// Of plain HTTP: for the head of an answer, and for each pause of a request's body.
+    pub response_timeout: Duration,
     /// `None`: as the client and the upstream agree.
     pub subprotocols: Option<Vec<String>>,
     pub compression: Compression,
@@ -466,6 +529,14 @@ pub struct Rewrite {
 pub enum Compression {
     Pass,
     Strip,
+}
+
+/// What becomes of a request that asks for no WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    Reject,
+    /// It goes to the upstream, under the same policy.
+    Proxy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use toml::de::DeValue;
 
 use super::quantities::Count;
 use super::reader::{Complaint, Faults, Node, Read, Text, choice, refuse_twins, wrong_type};
-use super::{Compression, EndpointAddress, LogFormat, OnRemoved, Reject, Utf8};
+use super::{Compression, EndpointAddress, LogFormat, OnRemoved, PlainHttp, Reject, Utf8};
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, HostPatternFault, PathPattern, PathPatternFault};
 
@@ -57,6 +57,11 @@ words!(
     [("pass", Compression::Pass), ("strip", Compression::Strip)]
 );
 words!(Utf8, "a UTF-8 mode", [("pass", Utf8::Pass), ("check", Utf8::Check)]);
+words!(
+    PlainHttp,
+    "a plain HTTP mode",
+    [("reject", PlainHttp::Reject), ("proxy", PlainHttp::Proxy)]
+);
 
 /// Whether a client must show a certificate, or is only asked for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,7 +58,39 @@ fn the_least_file_has_every_default() {
     assert_eq!(route.path, PathPattern::Prefix("/".into()));
     assert_eq!(route.subprotocols, None);
     assert_eq!(route.admittance, Admittance::default());
+    assert_eq!(route.plain_http, PlainHttp::Reject);
+    assert_eq!(route.response_timeout, Duration::from_secs(60));
     assert_eq!(*route.plan, Plan::default());
+}
+
+#[test]
+fn what_an_upstream_says_of_its_endpoints_arrives() {
+    let config = good(&LEAST.replace(
+        "endpoints = [\"127.0.0.1:9001\"]",
+        "resolve = { name = \"Chat.svc:9001\" }\nsource_addresses = [\"127.0.0.2\", \"::1\"]\n\
+                 tls = {}\npassive = { failures = 1 }\n\
+                 health = { probe = \"websocket:/ws?probe\", slow_start = \"30s\" }",
+    ));
+    let upstream = &config.upstreams[0];
+    assert!(upstream.endpoints.is_empty());
+    let name = HostAndPort { host: "chat.svc".into(), port: 9001 };
+    assert_eq!(upstream.resolve, Some(Resolve { name, refresh: Duration::from_secs(5) }));
+    let sources: Vec<String> = upstream.source_addresses.iter().map(IpAddr::to_string).collect();
+    assert_eq!(sources, ["127.0.0.2", "::1"]);
+    assert_eq!(upstream.tls, Some(UpstreamTls::default()));
+    assert_eq!(upstream.passive, Passive { failures: 1, eject: Duration::from_secs(10) });
+    let health = Health {
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(2),
+        probe: Probe::WebSocket("/ws?probe".into()),
+        unhealthy_after: 3,
+        healthy_after: 2,
+        slow_start: Some(Duration::from_secs(30)),
+    };
+    assert_eq!(upstream.health, Some(health));
+    let least = &good(LEAST).upstreams[0];
+    assert_eq!((&least.resolve, &least.tls, &least.health), (&None, &None, &None));
+    assert_eq!(least.passive, Passive { failures: 3, eject: Duration::from_secs(10) });
 }
 
 #[test]
@@ -106,7 +138,8 @@ subprotocols = ["a", "b"]
 rewrite = { strip_prefix = "/ws" }
 limits = { max_frame_size = "off", control_frames = "60/min", frame_stall = "off", slow_consumer = "off" }
 heartbeat = { interval = "off", upstream = { timeout = "1500ms" } }
-timeouts = { idle = "1h", max_age = "1d" }
+plain_http = "proxy"
+timeouts = { response = "10s", idle = "1h", max_age = "1d" }
 request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
 "#,
     );
@@ -123,6 +156,8 @@ request_headers = { set = { X-Edge = "wsgate" }, remove = ["x-debug"] }
     let route = &config.routes[0];
     assert_eq!(route.host, HostPattern::Below("example.com".into()));
     assert_eq!(route.path, PathPattern::Exact("/ws".into()));
+    assert_eq!(route.plain_http, PlainHttp::Proxy);
+    assert_eq!(route.response_timeout, Duration::from_secs(10));
     assert_eq!(route.plan.client.max_frame, u64::MAX);
     assert_eq!(route.plan.client.max_message, 4 << 20);
     assert_eq!(route.plan.control_frames.time_for(1), Duration::from_secs(1));
@@ -490,7 +525,6 @@ told! {
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
         + "redirect = \"https\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
-    later_keys_of_an_upstream: upstream("resolve = { name = \"chat:9001\" }\nsource_addresses = []"),
     required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
         rewrite = {}\n",
     an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),
@@ -500,6 +534,7 @@ told! {
         limits = { connections = \"many\", pending = -1 }\ntls = true"),
     bad_durations: server("drain = { delay = \"5\", window = \"ten seconds\", timeout = \"1m30s\" }")
         + "timeouts = { idle = \"0s\", max_age = \"9999999d\", close = \"5 s\" }\n",
+    bad_plain_http: route("plain_http = \"pass\"\ntimeouts.response = \"off\""),
     bad_sizes: server("backlog_total = \"0B\"") + "limits = { max_frame_size = \"0\", \
         max_message_size = \"4M\", backlog = \"off\", upstream = { max_frame_size = \"\" } }\n",
     sizes_out_of_bounds: listener("limits = { header_bytes = \"4KiB\", uri = \"1MiB\" }")
@@ -529,6 +564,8 @@ told! {
     a_load_that_is_no_number: upstream("hash_key = [\"client-ip\"]\nbounded_load = \"125%\""),
     a_bounded_load_beside_a_shared_key: upstream("hash_key = [\"cookie:a\", \"query:room\"]\n\
         bounded_load = 1.25"),
+    a_bounded_load_beside_plain_http: upstream("hash_key = [\"client-ip\"]\nbounded_load = 1.25")
+        + "plain_http = \"proxy\"\n",
     bad_cookies: upstream("affinity_cookie = { name = \"a;b\", same_site = \"Lax\" }"),
     a_cookie_without_tls: upstream("affinity_cookie = { same_site = \"none\" }"),
     a_secure_name_without_tls: upstream("affinity_cookie = { name = \"__Secure-a\" }"),
@@ -550,6 +587,22 @@ told! {
         \"127.0.0.1:0\",\n  \"::1\", \"unix:app.sock\", \"300.1.1.1:80\", \"a b:80\", 9001"),
     an_endpoint_twice: least_with("\"127.0.0.1:9001\"", "\"127.0.0.1:9001\", \"127.0.0.1:9001\""),
     no_endpoints: least_with("\"127.0.0.1:9001\"", ""),
+    neither_endpoints_nor_a_name: least_with("endpoints = [\"127.0.0.1:9001\"]", ""),
+    bad_names_to_resolve: upstream("resolve = { name = \"10.0.0.1:9001\", refresh = \"0s\" }\n\
+        [[upstream]]\nname = \"b\"\nresolve = { name = \"chat\" }\n\
+        [[upstream]]\nname = \"c\"\nresolve = {}"),
+    bad_source_addresses: upstream(
+        "source_addresses = [\"10.0.0.5:0\", \"0.0.0.0\", \"224.0.0.1\", \"::1\", \"::1\"]"),
+    tls_on_a_unix_socket: least_with("[\"127.0.0.1:9001\"]", "[\"unix:/run/app.sock\"]\ntls = {}"),
+    bad_tls_of_an_upstream: upstream("tls = { server_name = \"10.0.0.1\", ca = \"\", \
+        certificate = { chain = \"a.pem\" }, verify = false }\n\
+        [[upstream]]\nname = \"b\"\nendpoints = [\"b:1\"]\ntls = { server_name = \"a..b\" }\n\
+        [[upstream]]\nname = \"c\"\nendpoints = [\"c:1\"]\ntls = true"),
+    bad_probes: upstream("health = { probe = \"http\", interval = \"0s\", unhealthy_after = 0 }")
+        + "[[upstream]]\nname = \"b\"\nendpoints = [\"b:1\"]\nhealth = { probe = \"http://b/healthz\", \
+            healthy_after = \"2\", slow_start = 5 }\n"
+        + "[[upstream]]\nname = \"c\"\nendpoints = [\"c:1\"]\nhealth = { probe = \"ws:/ws\" }\n",
+    bad_ejections: upstream("passive = { failures = 0, eject = \"off\" }"),
     bad_networks: server("trusted_proxies = [\"10.0.0.0/33\", \"proxies\", 10]"),
     bad_hosts_and_paths: route("host = \"https://example.com\"\npath = \"ws\"")
         + "[[route]]\nname = \"b\"\nupstream = \"app\"\nhost = \"chat.*.com\"\npath = \"/ws/*\"\n"

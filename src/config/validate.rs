@@ -18,7 +18,7 @@ use super::names::{Headers, Name};
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
-use super::{Compression, Parsed, Utf8, build, validate_balancing as balancing};
+use super::{Compression, EndpointAddress, Parsed, Utf8, build, validate_balancing as balancing};
 use crate::plan::{Action, Payer};
 use crate::route::{HostPattern, PathPattern};
 
@@ -143,6 +143,8 @@ fn upstreams(file: &File, found: &mut Faults) {
     refuse_twin_names(names, "upstream", found);
     for upstream in all_upstreams(file) {
         endpoints(upstream, found);
+        source_addresses(upstream, found);
+        names_of_sockets(upstream, found);
         balancing::upstream(upstream, file, found);
     }
     balancing::shared_cookies(file, found);
@@ -162,12 +164,9 @@ fn refuse_twin_names<'a>(
 
 fn endpoints(upstream: &Upstream, found: &mut Faults) {
     let Some(endpoints) = upstream.endpoints.get() else { return };
-    let already = found.iter().any(|fault| within(fault, &upstream.endpoints.span));
-    if endpoints.is_empty() && upstream.endpoints.written && !already {
-        let fault = Diagnostic::fault(upstream.endpoints.span.clone(), "no endpoint")
-            .label("this list is empty")
-            .help("write where a server listens, such as [\"127.0.0.1:9001\"]");
-        found.push(fault);
+    let endpoints = endpoints.as_deref().unwrap_or_default();
+    if endpoints.is_empty() {
+        found.extend(no_endpoint(upstream, found));
     }
     let addresses =
         endpoints.iter().map(|endpoint| (&endpoint.get_ref().0.address, endpoint.span()));
@@ -175,6 +174,47 @@ fn endpoints(upstream: &Upstream, found: &mut Faults) {
         let help = "each endpoint stands once; take one out";
         ("one endpoint is listed twice".to_owned(), help.to_owned())
     });
+}
+
+/// A list may be empty beside `resolve`, or because all its entries were complained of.
+fn no_endpoint(upstream: &Upstream, found: &Faults) -> Option<Diagnostic> {
+    let span = upstream.endpoints.span.clone();
+    let fault = match upstream.endpoints.written {
+        _ if upstream.resolve.written => return None,
+        true if found.iter().any(|fault| within(fault, &span)) => return None,
+        true => Diagnostic::fault(span, "no endpoint").label("this list is empty"),
+        false => Diagnostic::fault(span, "[[upstream]] has no `endpoints`")
+            .label("`endpoints` is missing here"),
+    };
+    Some(fault.help(
+        "write where its servers listen: endpoints = [\"127.0.0.1:9001\"]\nor a name whose every \
+         address is one: resolve = { name = \"chat.default.svc:9001\" }",
+    ))
+}
+
+fn source_addresses(upstream: &Upstream, found: &mut Faults) {
+    let sources = upstream.source_addresses.get().into_iter().flatten();
+    let sources = sources.map(|source| (*source.get_ref(), source.span()));
+    refuse_twins(sources, found, |source| {
+        (format!("the source address {} is listed twice", source.0), "take one out".to_owned())
+    });
+}
+
+/// A certificate is for a name or an IP address, and a path in this machine has neither.
+fn names_of_sockets(upstream: &Upstream, found: &mut Faults) {
+    let Some(Some(tls)) = upstream.tls.get() else { return };
+    let named = tls.server_name.written || upstream.host.get().is_none_or(|host| host.0.is_some());
+    let is_socket = |endpoint: &&Spanned<super::names::Endpoint>| {
+        matches!(endpoint.get_ref().0.address, EndpointAddress::Unix(_))
+    };
+    let unnamed = upstream.endpoints.get().into_iter().flatten().flatten().find(is_socket);
+    let Some(endpoint) = unnamed.filter(|_| !named) else { return };
+    let fault = Diagnostic::fault(endpoint.span(), "TLS to a unix socket whose server has no name")
+        .label("this path is in no certificate")
+        .related(upstream.tls.span.clone(), "TLS is asked for here");
+    found.push(
+        fault.help("add server_name = \"chat.internal\" to `tls`: the name in its certificate"),
+    );
 }
 
 // ---- routes ----

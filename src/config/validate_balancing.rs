@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::balancing::Balancing;
 use super::diagnostics::Diagnostic;
-use super::file::{AffinityCookie, File, Upstream};
+use super::file::{AffinityCookie, File, Route, Upstream};
 use super::reader::{Faults, Field, refuse_twins};
 use super::validate::{all_listeners, all_routes, all_upstreams, within};
-use super::{HashKey, SameSite};
+use super::{HashKey, PlainHttp, SameSite};
 use crate::route::HostPattern;
 
 pub(super) fn upstream(upstream: &Upstream, file: &File, found: &mut Faults) {
@@ -17,13 +17,14 @@ pub(super) fn upstream(upstream: &Upstream, file: &File, found: &mut Faults) {
     balance(upstream, found);
     seed(upstream, found);
     gathered(upstream, found);
+    scattered(upstream, file, found);
     if let Some(cookie) = upstream.affinity_cookie.get().and_then(Option::as_ref) {
         secure_cookie(cookie, file, found);
     }
 }
 
 fn identities(upstream: &Upstream, found: &mut Faults) {
-    let endpoints = upstream.endpoints.get().into_iter().flatten();
+    let endpoints = upstream.endpoints.get().into_iter().flatten().flatten();
     // One address twice was complained of already.
     let mut addresses = BTreeSet::new();
     let named = endpoints.filter(|endpoint| addresses.insert(&endpoint.get_ref().0.address));
@@ -36,11 +37,11 @@ fn identities(upstream: &Upstream, found: &mut Faults) {
 }
 
 fn backups(upstream: &Upstream, found: &mut Faults) {
-    let Some(endpoints) = upstream.endpoints.get() else { return };
+    let Some(Some(endpoints)) = upstream.endpoints.get() else { return };
     // Endpoints at fault are left out of the list, and may have been primaries.
     let incomplete = found.iter().any(|fault| within(fault, &upstream.endpoints.span));
     let primary = endpoints.iter().any(|endpoint| !endpoint.get_ref().0.backup);
-    if endpoints.is_empty() || primary || incomplete {
+    if endpoints.is_empty() || primary || incomplete || upstream.resolve.written {
         return;
     }
     let fault = Diagnostic::fault(upstream.endpoints.span.clone(), "every endpoint is a backup")
@@ -141,6 +142,24 @@ fn gathered(upstream: &Upstream, found: &mut Faults) {
     found.push(warning);
 }
 
+/// The plain requests of one client belong together, as those of Socket.IO's polling do.
+fn scattered(upstream: &Upstream, file: &File, found: &mut Faults) {
+    let bounded = matches!(upstream.bounded_load.get(), Some(Some(_)));
+    let proxied = routes_to(upstream, file)
+        .map(|route| &route.plain_http)
+        .find(|plain_http| plain_http.get() == Some(&PlainHttp::Proxy));
+    let Some(plain_http) = proxied.filter(|_| bounded && hashes(upstream)) else { return };
+    let message = "`bounded_load` sends some requests of one client to another endpoint";
+    let warning = Diagnostic::warning(upstream.bounded_load.span.clone(), message)
+        .label("the key of a client may go over this bound between two requests")
+        .related(
+            plain_http.span.clone(),
+            "a session of plain requests, as of Socket.IO, breaks then",
+        )
+        .help("take it out if the requests of one client must meet on one endpoint");
+    found.push(warning);
+}
+
 /// Browsers keep some cookies only if they are `Secure`, and the edge says that on TLS alone: its
 /// own, or that of a proxy that it trusts.
 fn secure_cookie(cookie: &AffinityCookie, file: &File, found: &mut Faults) {
@@ -187,18 +206,20 @@ fn cookie(upstream: &Upstream) -> Option<(&str, &super::diagnostics::Span)> {
     Some((&table.name.get()?.0, &upstream.affinity_cookie.span))
 }
 
+fn routes_to<'a>(upstream: &'a Upstream, file: &'a File) -> impl Iterator<Item = &'a Route> {
+    let name = upstream.name.get().map(|name| &name.get_ref().0);
+    let leads = move |route: &&Route| route.upstream.get().map(|it| &it.get_ref().0) == name;
+    all_routes(file).iter().filter(leads)
+}
+
 /// Whether routes of both may serve one host.
 fn meet(one: &Upstream, other: &Upstream, file: &File) -> bool {
-    let hosts = |upstream: &Upstream| -> Vec<Option<&HostPattern>> {
-        let name = upstream.name.get().map(|name| &name.get_ref().0);
-        let leads = |route: &&super::file::Route| {
-            route.upstream.get().map(|target| &target.get_ref().0) == name
-        };
-        let routes = all_routes(file).iter().filter(leads);
-        routes.filter_map(|route| route.host.get().map(Option::as_ref)).collect()
-    };
-    let others = hosts(other);
-    hosts(one)
-        .iter()
+    let (ones, others) = (hosts(one, file), hosts(other, file));
+    ones.iter()
         .any(|host| others.iter().any(|other| host.is_none() || other.is_none() || host == other))
+}
+
+fn hosts<'a>(upstream: &'a Upstream, file: &'a File) -> Vec<Option<&'a HostPattern>> {
+    let routes = routes_to(upstream, file);
+    routes.filter_map(|route| route.host.get().map(Option::as_ref)).collect()
 }

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{Stream, leg};
-use crate::config::{CertificateFiles, ClientAuth, ListenerTls};
+use crate::config::{CertificateFiles, ClientAuth, ListenerTls, UpstreamTls};
 
 /// A TLS connection whose handshake is done, as HTTP reads and writes it.
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
@@ -70,6 +70,15 @@ pub fn faults(tls: &ListenerTls) -> Vec<TlsFault> {
     let certificates = certificates.filter_map(|files| Certificate::load(files, &provider).err());
     let clients = tls.client_auth.iter().filter_map(|auth| authorities(&auth.ca).err());
     certificates.chain(clients).collect()
+}
+
+/// Everything that is wrong with the files of an upstream.
+pub fn upstream_faults(tls: &UpstreamTls) -> Vec<TlsFault> {
+    let provider = aws_lc_rs::default_provider();
+    let authorities = tls.ca.iter().filter_map(|path| authorities(path).err());
+    let certificate = tls.certificate.iter();
+    let certificate = certificate.filter_map(|files| Certificate::load(files, &provider).err());
+    authorities.chain(certificate).collect()
 }
 
 /// Accepts TLS on one listener.
@@ -262,6 +271,7 @@ impl Connector {
         let Some(fault) = fault else { return in_handshake(name, error) };
         let words = match fault {
             Error::InvalidCertificate(fault) => self.distrust(name, fault),
+            Error::InvalidMessage(_) => format!("{name} does not speak TLS"),
             Error::AlertReceived(alert) => format!("{name} refused TLS with the alert {alert:?}"),
             other => format!("TLS with {name} failed: {other}"),
         };

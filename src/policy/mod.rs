@@ -46,6 +46,8 @@ pub struct Applicant<'a> {
     pub origins: &'a [&'a [u8]],
     /// The host, with its port if it has one, that the client called.
     pub host: &'a [u8],
+    /// It is plain HTTP with a safe method (RFC 9110 §9.2.1), of which browsers tell no origin.
+    pub only_reads: bool,
 }
 
 /// A request that may come as far as its client is concerned; who it is has not been asked.
@@ -164,7 +166,11 @@ impl Policy {
         if !admits_network(&self.clients, applicant.client) {
             return Err(Denied::Network);
         }
-        origin::judge(&self.origin, applicant.origins, applicant.host).map_err(Denied::Origin)?;
+        let needs_none = applicant.only_reads && applicant.origins.is_empty();
+        if !needs_none {
+            origin::judge(&self.origin, applicant.origins, applicant.host)
+                .map_err(Denied::Origin)?;
+        }
         let key = ClientKey::from(applicant.client);
         self.handshakes.take(key, now)?;
         let permit = self.connections.take(key).map_err(|cap| match cap {
@@ -195,6 +201,11 @@ impl<'p> Entered<'p> {
         let named_later = policy.authorize.as_ref().is_some_and(|rules| rules.subject.is_some());
         let place = if named_later { None } else { policy.place(subject.as_ref(), now)? };
         Ok(Identified { policy, permit, subject, place })
+    }
+
+    /// Admits it without asking who it is: a CORS preflight, which cannot say.
+    pub fn anonymous(self) -> Admission {
+        Admission { _permit: self.permit, subject: None, place: None }
     }
 }
 
@@ -230,7 +241,12 @@ mod tests {
     use super::*;
 
     fn applicant(client: &str) -> Applicant<'static> {
-        Applicant { client: client.parse().unwrap(), origins: &[], host: b"example.com" }
+        Applicant {
+            client: client.parse().unwrap(),
+            origins: &[],
+            host: b"example.com",
+            only_reads: false,
+        }
     }
 
     fn networks(allow: &[&str], deny: &[&str]) -> Policy {
@@ -255,6 +271,32 @@ mod tests {
             let denied = policy.enter(applicant(client), now).err();
             assert_eq!(denied, (!admitted).then_some(Denied::Network), "{client}");
         }
+    }
+
+    #[test]
+    fn a_missing_origin_concerns_no_request_that_only_reads() {
+        let listed = crate::config::Origin::Listed { allow: Vec::new(), missing_allowed: false };
+        let policy = Policy::new(&Admittance { origin: listed, ..Admittance::default() }, None);
+        let now = Instant::now();
+        let table: [(bool, &[&[u8]], bool); 4] = [
+            (false, &[], false),
+            (true, &[], true),
+            (true, &[b"https://example.com"], false),
+            (true, &[b"https://a.example", b"https://b.example"], false),
+        ];
+        for (only_reads, origins, admitted) in table {
+            let applicant = Applicant { only_reads, origins, ..applicant("192.0.2.1") };
+            assert_eq!(policy.enter(applicant, now).is_ok(), admitted, "{applicant:?}");
+        }
+    }
+
+    #[test]
+    fn a_preflight_need_not_say_who_it_is() {
+        let admittance = Admittance { connections_per_subject: Some(1), ..Admittance::default() };
+        let (policy, now) = (Policy::new(&admittance, None), Instant::now());
+        let enter = || policy.enter(applicant("192.0.2.1"), now).unwrap();
+        assert_eq!(enter().identify(Identity::default(), now).err(), Some(Denied::NoSubject));
+        assert_eq!(enter().anonymous().subject(), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::request;
+use http::{Method, request};
 
 use super::Worker;
 use super::authorize::{Question, ask};
@@ -11,6 +11,33 @@ use super::headers::{Facts, question_headers};
 use super::rejection::Rejection;
 use crate::policy::{Admission, Applicant, Identity};
 use crate::snapshot::Route;
+
+/// What a request comes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    WebSocket,
+    /// Plain HTTP that only reads (RFC 9110 §9.2.1).
+    Read,
+    /// Plain HTTP that may change something.
+    Change,
+    /// A browser asks what a page may send. It sends nothing with it by which anybody is known.
+    Preflight,
+}
+
+impl Purpose {
+    /// That of a plain request.
+    pub(super) fn of(parts: &request::Parts) -> Purpose {
+        let has = |name| parts.headers.contains_key(name);
+        let is_preflight = parts.method == Method::OPTIONS
+            && has(header::ORIGIN)
+            && has(header::ACCESS_CONTROL_REQUEST_METHOD);
+        match parts.method.is_safe() {
+            _ if is_preflight => Purpose::Preflight,
+            true => Purpose::Read,
+            false => Purpose::Change,
+        }
+    }
+}
 
 /// A request that was admitted, and what came of it on the way.
 pub(super) struct Admitted {
@@ -21,24 +48,36 @@ pub(super) struct Admitted {
     pub(super) question: Option<Question>,
 }
 
+impl From<Admission> for Admitted {
+    fn from(admission: Admission) -> Admitted {
+        Admitted { admission, claims: Vec::new(), question: None }
+    }
+}
+
 /// Admits a request to its route, or says why not.
 pub(super) async fn admit(
     worker: &Worker,
     route: &Route,
     parts: &request::Parts,
     facts: &Facts<'_>,
+    purpose: Purpose,
 ) -> Result<Admitted, Rejection> {
     let origins = parts.headers.get_all(header::ORIGIN);
     let origins: Vec<&[u8]> = origins.iter().map(HeaderValue::as_bytes).collect();
     let host = called_host(parts, facts).as_bytes();
-    let applicant = Applicant { client: facts.client.addr, origins: &origins, host };
+    let only_reads = purpose == Purpose::Read;
+    let client = facts.client.addr;
+    let applicant = Applicant { client, origins: &origins, host, only_reads };
     let now = Instant::now();
     let denied = |denied| Rejection::denied(denied, rand::random());
     let entered = route.policy.enter(applicant, now).map_err(denied)?;
+    if purpose == Purpose::Preflight {
+        return Ok(Admitted::from(entered.anonymous()));
+    }
     let identified = entered.identify(Identity::default(), now).map_err(denied)?;
     let Some(rules) = identified.authorizer() else {
         let admission = identified.admit(None, now).map_err(denied)?;
-        return Ok(Admitted { admission, claims: Vec::new(), question: None });
+        return Ok(Admitted::from(admission));
     };
     let fields = question_headers(&parts.headers, facts, &parts.method, target(parts)?);
     let question = route.plan.recheck.map(|_| Question::new(&fields));

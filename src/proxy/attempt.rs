@@ -21,12 +21,15 @@ pub(super) struct Attempt {
     id: RequestId,
     path: String,
     route: Option<Arc<str>>,
+    /// What its line says when it is refused.
+    message: &'static str,
     open: bool,
 }
 
 impl Attempt {
     pub(super) fn new(client: ClientAddress, id: RequestId, path: &str) -> Attempt {
-        Attempt { client, id, path: clean(path), route: None, open: true }
+        let message = "handshake refused";
+        Attempt { client, id, path: clean(path), route: None, message, open: true }
     }
 
     pub(super) fn client(&self) -> ClientAddress {
@@ -39,6 +42,11 @@ impl Attempt {
 
     pub(super) fn found(&mut self, route: &Arc<str>) {
         self.route = Some(route.clone());
+    }
+
+    /// It asks for no WebSocket, and need not.
+    pub(super) fn plain(&mut self) {
+        self.message = "request refused";
     }
 
     /// It was answered as it should be.
@@ -77,7 +85,7 @@ impl Attempt {
             ($level:ident) => {
                 tracing::$level!(
                     outcome, status, by, %client, route, path, request_id, detail,
-                    "handshake refused"
+                    "{}", self.message
                 )
             };
         }

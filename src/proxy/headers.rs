@@ -194,10 +194,67 @@ pub fn upstream_headers(
     claims: Claims<'_>,
     edits: &HeaderEdits,
 ) -> HeaderMap {
+    let mut headers = written_anew(client, facts, host, claims, edits);
+    offer.write(&mut headers);
+    headers
+}
+
+/// The fields of a plain request to an upstream, from those the client sent; `length` is that of
+/// its body, where it is known.
+///
+/// What frames the body is written from what was read of it, and last. `Expect` stays at the
+/// edge, which tells the client itself to go on. Trailers pass, those whose field might pass too,
+/// and so does the client's word that it takes them.
+pub fn plain_request_headers(
+    client: &HeaderMap,
+    facts: &Facts<'_>,
+    length: Option<u64>,
+    host: Option<&HeaderValue>,
+    claims: Claims<'_>,
+    edits: &HeaderEdits,
+) -> HeaderMap {
+    let mut headers = written_anew(client, facts, host, claims, edits);
+    headers.remove(EXPECT);
+    if ws::elements(client, &TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers")) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    match length {
+        Some(length) if client.contains_key(CONTENT_LENGTH) => {
+            headers.insert(CONTENT_LENGTH, length.into());
+        }
+        None => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            announce(&mut headers, client, |name| {
+                passes_upstream(name, client, facts.client, claims, edits)
+            });
+        }
+        Some(_) => {}
+    }
+    headers
+}
+
+/// Names the trailers of a message that may follow it.
+fn announce(headers: &mut HeaderMap, from: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) {
+    for name in ws::elements(from, &TRAILER) {
+        let name = HeaderName::from_bytes(name).ok().filter(&passes);
+        if let Some(name) = name {
+            headers.append(TRAILER, name.into());
+        }
+    }
+}
+
+/// What of a client's fields goes on, and what the edge adds.
+fn written_anew(
+    client: &HeaderMap,
+    facts: &Facts<'_>,
+    host: Option<&HeaderValue>,
+    claims: Claims<'_>,
+    edits: &HeaderEdits,
+) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + OWN.len());
     for (name, value) in client {
-        let is_claimed = claims.names.iter().any(|other| is_spelled(name, other));
-        if !is_claimed && passes_upstream(name, client, facts.client, edits) {
+        if passes_upstream(name, client, facts.client, claims, edits) {
             headers.append(name, value.clone());
         }
     }
@@ -205,7 +262,6 @@ pub fn upstream_headers(
     set_forwarding(&mut headers, client, facts);
     set_claims(&mut headers, claims);
     set_edits(&mut headers, edits);
-    offer.write(&mut headers);
     headers
 }
 
@@ -245,6 +301,7 @@ fn passes_upstream(
     name: &HeaderName,
     all: &HeaderMap,
     client: ClientAddress,
+    claims: Claims<'_>,
     edits: &HeaderEdits,
 ) -> bool {
     let is = |other: &HeaderName| is_spelled(name, other);
@@ -254,6 +311,7 @@ fn passes_upstream(
         || is_of_handshake(name)
         || OWN.iter().any(is)
         || is_forwarding_of_stranger(name, client)
+        || claims.names.iter().any(is)
         || set()
         || edits.remove.iter().any(is))
 }
@@ -363,6 +421,13 @@ pub fn passed_headers(upstream: &response::Parts, edits: &HeaderEdits) -> Header
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
     }
+    headers
+}
+
+/// The fields of an upstream's answer to a plain request: with the names of its trailers.
+pub fn plain_answer_headers(upstream: &response::Parts, edits: &HeaderEdits) -> HeaderMap {
+    let mut headers = passed_headers(upstream, edits);
+    announce(&mut headers, &upstream.headers, |name| !edits.remove.contains(name));
     headers
 }
 

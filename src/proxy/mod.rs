@@ -2,40 +2,45 @@
 //!
 //! [`call`] runs on the worker that owns the connection. Every failure up to the commit is a
 //! [`Rejection`] and so an HTTP status; behind the commit there is a 101 and a tunnel, which is a
-//! task of its own.
+//! task of its own. A plain request, where its route takes any, goes through the same policy to
+//! the same endpoints, and its answer is passed on.
 
 mod admission;
 mod attempt;
 mod authorize;
 pub mod body;
 pub mod headers;
+mod plain_http;
 pub mod rejection;
 mod stickiness;
 mod turn_away;
 mod websocket;
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, header};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response, Uri, header, request};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::attempt::Attempt;
 use self::authorize::Asking;
 use self::body::Body;
-use self::headers::{RequestId, Scheme, client_address};
+use self::headers::{Facts, RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
+use crate::config::PlainHttp;
 use crate::control::Registry;
 use crate::metrics::RouteTally;
-use crate::route::{Target, TargetFault};
-use crate::snapshot::Snapshot;
+use crate::route::{Target, TargetFault, rewritten};
+use crate::snapshot::{Route, Snapshot};
 use crate::tunnel::Shared;
+use crate::upstream::{Pool, Upload};
+use crate::ws::handshake::asks_for_websocket;
 
 /// What the connections of one worker have in common. It never leaves its thread.
 pub struct Worker {
@@ -44,6 +49,9 @@ pub struct Worker {
     pub shared: Rc<Shared>,
     /// Turns true once, when the drain has reached this worker.
     pub draining: watch::Sender<bool>,
+    /// When the last of what a drain ends is to have ended; set before `draining` is.
+    pub window_end: Cell<Option<Instant>>,
+    pool: Rc<Pool>,
     tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
     asking: Asking,
 }
@@ -55,6 +63,8 @@ impl Worker {
             registry,
             shared,
             draining: watch::Sender::new(false),
+            window_end: Cell::new(None),
+            pool: Rc::default(),
             tallies: RefCell::default(),
             asking: Asking::default(),
         })
@@ -106,24 +116,31 @@ pub struct HasFragment;
 pub async fn call(
     worker: Rc<Worker>,
     downstream: Rc<Downstream>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Response<Body> {
     let snapshot = worker.snapshot();
     let client = client_address(downstream.peer.ip(), request.headers(), &snapshot.trusted_proxies);
     let id = RequestId::of(request.headers(), client, rand::random());
+    let progress = request.body().progress();
     let mut attempt = Attempt::new(client, id, request.uri().path());
     let result = answer(&worker, &snapshot, downstream, request, &mut attempt).await;
-    match result {
-        Ok(response) => response,
-        Err(rejection) => attempt.refused(&rejection),
+    let rejection = match result {
+        Ok(response) => return response,
+        Err(rejection) => rejection,
+    };
+    let mut response = attempt.refused(&rejection);
+    // Nobody wants the rest of the body; and what follows a malformed request may be part of it.
+    if !progress.is_over() || matches!(rejection, Rejection::Malformed(_)) {
+        response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 async fn answer(
     worker: &Rc<Worker>,
     snapshot: &Snapshot,
     downstream: Rc<Downstream>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let target_size = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
@@ -135,20 +152,24 @@ async fn answer(
     }
     let target =
         Target::read(request.uri(), request.headers().get_all(header::HOST)).map_err(malformed)?;
-    match snapshot.routes.find(downstream.listener, &target) {
-        Some(route) => {
-            let route = route.clone();
-            attempt.found(&route.name);
+    let Some(route) = snapshot.routes.find(downstream.listener, &target).cloned() else {
+        return page(snapshot, &request, attempt).ok_or(Rejection::NoRoute);
+    };
+    attempt.found(&route.name);
+    match route.plain_http {
+        PlainHttp::Proxy if !asks_for_websocket(request.headers()) => {
+            plain_http::pass(worker, &downstream, &route, request, attempt).await
+        }
+        PlainHttp::Proxy | PlainHttp::Reject => {
             websocket::open(worker, downstream, route, request, attempt).await
         }
-        None => page(snapshot, &request, attempt).ok_or(Rejection::NoRoute),
     }
 }
 
 /// The page at `/`, where there is one.
 fn page(
     snapshot: &Snapshot,
-    request: &Request<Incoming>,
+    request: &Request<Upload>,
     attempt: &mut Attempt,
 ) -> Option<Response<Body>> {
     let page = snapshot.page?;
@@ -170,10 +191,31 @@ fn malformed(fault: TargetFault) -> Rejection {
 }
 
 /// The name by which the client called; an absolute-form target needs no Host.
-fn host_of(parts: &http::request::Parts) -> Result<HeaderValue, Rejection> {
+fn host_of(parts: &request::Parts) -> Result<HeaderValue, Rejection> {
     let named = || parts.uri.authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());
     let host = parts.headers.get(header::HOST).cloned().or_else(named);
     host.ok_or_else(|| Rejection::Malformed("no Host.".to_owned()))
+}
+
+/// What the edge itself knows of a request, for its headers to the upstream.
+fn facts<'a>(downstream: &Downstream, attempt: &'a Attempt, host: &'a HeaderValue) -> Facts<'a> {
+    Facts {
+        peer: downstream.peer.ip(),
+        client: attempt.client(),
+        request_id: attempt.id(),
+        scheme: downstream.scheme,
+        port: downstream.local.port(),
+        host,
+    }
+}
+
+/// The target as the upstream gets it.
+fn upstream_target(parts: &request::Parts, route: &Route) -> Result<Uri, Rejection> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let rewrite = &route.rewrite;
+    let target = rewritten(target, rewrite.strip_prefix.as_deref(), rewrite.add_prefix.as_deref());
+    Uri::try_from(target)
+        .map_err(|_| Rejection::Malformed("the target cannot be rewritten.".to_owned()))
 }
 
 fn retry_after() -> RetryAfter {

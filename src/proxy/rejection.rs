@@ -22,7 +22,7 @@ use crate::policy::{Denied, OriginRefused};
 use crate::ws::CloseCode;
 use crate::ws::handshake::{AnswerFault, NotUpgrade};
 
-/// A handshake refused by the edge.
+/// A handshake, or a plain request, refused by the edge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("no route serves this host and path")]
@@ -39,6 +39,9 @@ pub enum Rejection {
     TargetTooLong,
     #[error("the request's head was not whole in time")]
     HeadTimeout,
+    /// A plain request's body paused for too long.
+    #[error("the client paused too long within the request's body")]
+    BodyTimeout,
     #[error("the client's network may not come here")]
     Network,
     #[error("{0}")]
@@ -68,9 +71,9 @@ pub enum Rejection {
     #[error("no endpoint could be reached: {0}")]
     DialFailed(String),
     /// The answer was no HTTP, or a 101 that is none.
-    #[error("the upstream broke the handshake: {0}")]
+    #[error("the upstream answered wrongly: {0}")]
     UpstreamInvalid(String),
-    #[error("the upstream did not answer the handshake in time")]
+    #[error("the upstream did not answer in time")]
     UpstreamTimeout,
     /// The answer is for nobody; only the log sees it.
     #[error("the client left before the answer")]
@@ -84,7 +87,7 @@ impl Rejection {
             Rejection::NotUpgrade | Rejection::WrongVersion => StatusCode::UPGRADE_REQUIRED,
             Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
             Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Rejection::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Rejection::HeadTimeout | Rejection::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Rejection::Network | Rejection::Origin(_) | Rejection::NoSubject => {
                 StatusCode::FORBIDDEN
             }
@@ -108,7 +111,7 @@ impl Rejection {
             Rejection::NotUpgrade | Rejection::WrongVersion => Outcome::NotUpgrade,
             Rejection::Malformed(_) => Outcome::Malformed,
             Rejection::TargetTooLong => Outcome::TooLarge,
-            Rejection::HeadTimeout => Outcome::Timeout,
+            Rejection::HeadTimeout | Rejection::BodyTimeout => Outcome::Timeout,
             Rejection::Network => Outcome::Network,
             Rejection::Origin(_) => Outcome::Origin,
             Rejection::ClientRate(_) => Outcome::Rate(Of::Client),
@@ -188,7 +191,9 @@ impl Rejection {
             Rejection::WrongVersion => "This address speaks WebSocket version 13 only.",
             Rejection::Malformed(reason) => reason,
             Rejection::TargetTooLong => "The request target is too long.",
-            Rejection::HeadTimeout => "The request did not arrive in time.",
+            Rejection::HeadTimeout | Rejection::BodyTimeout => {
+                "The request did not arrive in time."
+            }
             Rejection::Network => "Your network may not connect here.",
             Rejection::Origin(_) => "Pages of this origin may not connect here.",
             Rejection::ClientRate(_) => "Too many handshakes; connect again later.",
@@ -403,6 +408,7 @@ mod tests {
             (Rejection::Malformed("The key is bad.".into()), 400, "malformed", Blame::Client),
             (Rejection::TargetTooLong, 414, "too_large", Blame::Client),
             (Rejection::HeadTimeout, 408, "timeout", Blame::Client),
+            (Rejection::BodyTimeout, 408, "timeout", Blame::Client),
             (Rejection::Unauthorized(refusal(401)), 401, "authorize", Blame::Client),
             (Rejection::Unauthorized(refusal(403)), 403, "authorize", Blame::Client),
             (Rejection::NoVerdict(INSIDE.into(), soon), 503, "authorize", Blame::Edge),
@@ -508,6 +514,6 @@ mod tests {
         assert_eq!(body["detail"], "Sec-WebSocket-Key must be 16 bytes in base64.");
         let fault = AnswerFault::Extensions(ExtensionFault::NotOffered("mux".to_owned()));
         let text = Rejection::from(fault).to_string();
-        assert_eq!(text, "the upstream broke the handshake: the extension mux was not offered");
+        assert_eq!(text, "the upstream answered wrongly: the extension mux was not offered");
     }
 }

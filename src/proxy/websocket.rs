@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::{self, OnUpgrade, Upgraded};
@@ -17,27 +17,26 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::admission::{Admitted, admit};
+use super::admission::{Admitted, Purpose, admit};
 use super::attempt::{Attempt, clean};
 use super::authorize::{Question, Recheck, Rechecking};
-use super::body::Body;
+use super::body::{Body, Passed};
 use super::headers::{
     Claims, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
 };
 use super::rejection::Rejection;
 use super::stickiness::{Sticky, append_cookie};
 use super::turn_away::turn_away;
-use super::{Downstream, SlowConsumer, Worker, host_of, retry_after};
+use super::{Downstream, SlowConsumer, Worker, facts, host_of, retry_after, upstream_target};
 use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::RouteTally;
 use crate::net::Stream;
 use crate::plan::Plan;
 use crate::policy::Admission;
-use crate::route::rewritten;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
-use crate::upstream::{ConnectError, Connected, Lease};
+use crate::upstream::{ConnectError, Connected, Lease, Upload};
 use crate::ws::CloseCode;
 use crate::ws::handshake::{Offer, UpgradeRequest};
 
@@ -49,7 +48,7 @@ pub(super) async fn open(
     worker: &Rc<Worker>,
     downstream: Rc<Downstream>,
     route: Arc<Route>,
-    mut request: Request<Incoming>,
+    mut request: Request<Upload>,
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
@@ -103,7 +102,7 @@ fn switching(headers: HeaderMap) -> Response<Body> {
 
 /// hyper hands over the stream of a request that asked for an upgrade and did not get it, once
 /// its connection is to close: that is done here, so that TLS ends with its close_notify.
-async fn let_go(on_upgrade: OnUpgrade) {
+pub(super) async fn let_go(on_upgrade: OnUpgrade) {
     if let Ok(stream) = on_upgrade.await {
         let _ = timeout(LAST_WORDS, TokioIo::new(stream).shutdown()).await;
     }
@@ -122,15 +121,9 @@ async fn shake(
         return Err(Rejection::Draining(retry_after()));
     }
     let host = host_of(parts)?;
-    let facts = Facts {
-        peer: downstream.peer.ip(),
-        client: attempt.client(),
-        request_id: attempt.id(),
-        scheme: downstream.scheme,
-        port: downstream.local.port(),
-        host: &host,
-    };
-    let Admitted { admission, claims, question } = admit(worker, route, parts, &facts).await?;
+    let facts = facts(downstream, attempt, &host);
+    let admitted = admit(worker, route, parts, &facts, Purpose::WebSocket).await?;
+    let Admitted { admission, claims, question } = admitted;
     let seat = worker.registry.take_seat();
     let offer = permitted_offer(upgrade, route.subprotocols.as_deref(), route.compression);
     let outgoing = outgoing(parts, &facts, route, &offer, &claims)?;
@@ -201,12 +194,8 @@ fn outgoing(
     offer: &Offer,
     claims: &[(HeaderName, HeaderValue)],
 ) -> Result<Request<Empty<Bytes>>, Rejection> {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    let rewrite = &route.rewrite;
-    let target = rewritten(target, rewrite.strip_prefix.as_deref(), rewrite.add_prefix.as_deref());
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = Uri::try_from(target)
-        .map_err(|_| Rejection::Malformed("the target cannot be rewritten.".to_owned()))?;
+    *request.uri_mut() = upstream_target(parts, route)?;
     *request.headers_mut() = upstream_headers(
         &parts.headers,
         facts,
@@ -226,7 +215,7 @@ fn passed(answer: Response<Incoming>, lease: Lease, route: &Route) -> Response<B
     head.extensions.clear();
     head.extensions.insert(SlowConsumer(route.plan.slow_consumer));
     head.version = http::Version::HTTP_11;
-    Response::from_parts(head, Body::Passed(body, lease))
+    Response::from_parts(head, Body::Passed(Passed::new(body, lease)))
 }
 
 impl From<ConnectError> for Rejection {

@@ -32,6 +32,7 @@ use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
 use crate::proxy::{Downstream, HasFragment, SlowConsumer, Worker, call};
+use crate::upstream::Upload;
 
 /// How long what is said last may take to write.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -171,9 +172,10 @@ impl Served {
         if self.exchanges.watch.saw_fragment() {
             request.extensions_mut().insert(HasFragment);
         }
-        let mut exchange = self.exchanges.begin();
+        let exchange = self.exchanges.begin();
+        let request = Upload::of(request, exchange.clone());
         let response = call(self.worker.clone(), self.downstream.clone(), request).await;
-        exchange.upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        exchange.upgrades.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
         self.exchanges.patience.set(patience.unwrap_or(Some(Duration::from_secs(60))));
         Ok(response.map(|body| Tracked { body, _exchange: exchange }))
@@ -287,10 +289,10 @@ impl Exchanges {
         }
     }
 
-    fn begin(self: &Rc<Exchanges>) -> Exchange {
+    fn begin(self: &Rc<Exchanges>) -> Rc<Exchange> {
         self.slot.set_busy();
         self.stage.set(Stage::Busy);
-        Exchange { of: self.clone(), upgrades: false }
+        Rc::new(Exchange { of: self.clone(), upgrades: Cell::new(false) })
     }
 
     /// Takes in what the stream saw since the last look.
@@ -312,16 +314,16 @@ impl Exchanges {
     }
 }
 
-/// A request under way; dropping it, with the body of its answer, ends it.
+/// A request under way; dropping it, with the bodies of both request and answer, ends it.
 struct Exchange {
     of: Rc<Exchanges>,
     /// Its answer is a 101: the connection is never idle again.
-    upgrades: bool,
+    upgrades: Cell<bool>,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.upgrades {
+        if self.upgrades.get() {
             return;
         }
         self.of.head_begun.set(false);
@@ -335,7 +337,7 @@ impl Drop for Exchange {
 /// A body that keeps its exchange open until it is sent.
 struct Tracked {
     body: Body,
-    _exchange: Exchange,
+    _exchange: Rc<Exchange>,
 }
 
 impl hyper::body::Body for Tracked {

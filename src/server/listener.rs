@@ -18,7 +18,7 @@ use super::slots::{Slot, Slots};
 use crate::config;
 use crate::net::socket;
 use crate::net::tls::{Acceptor, TlsFault};
-use crate::upstream::SeedFault;
+use crate::snapshot::UpstreamFault;
 
 /// Connections accepted in one turn before others of the worker have theirs.
 const BATCH: usize = 64;
@@ -40,8 +40,8 @@ pub enum BindError {
     Listen { address: SocketAddr, error: io::Error },
     #[error("listener {address}: {fault}")]
     Tls { address: SocketAddr, fault: Box<TlsFault> },
-    #[error("hash seed: {0}")]
-    Seed(#[from] SeedFault),
+    #[error(transparent)]
+    Upstream(#[from] Box<UpstreamFault>),
     #[error("route {route}: its authorizer cannot be asked by https: {fault}")]
     Authorizer { route: Arc<str>, fault: Box<TlsFault> },
 }

@@ -37,6 +37,7 @@ use crate::config::{self, Config, Drain};
 use crate::control::Command;
 use crate::net::tls::Connector;
 use crate::snapshot::Snapshot;
+use crate::upstream::Cluster;
 use crate::ws::CloseCode;
 
 /// How long a socket that was cut may take to be gone.
@@ -62,8 +63,8 @@ pub enum Signal {
 }
 
 impl Server {
-    /// Binds the listeners and reads their certificates and the upstreams' seeds. `page` is
-    /// served at `/` where no route is.
+    /// Binds the listeners, and reads the certificates of both sides and the upstreams' seeds.
+    /// `page` is served at `/` where no route is.
     pub fn bind(config: &Config, page: Option<&'static str>) -> Result<Server, BindError> {
         let mut listeners = Listeners::default();
         let next = listeners.prepare(&config.listeners)?;
@@ -85,6 +86,7 @@ impl Server {
         signals: mpsc::Receiver<Signal>,
         reloading: Option<Reloading>,
     ) -> io::Result<()> {
+        self.snapshot.clusters().for_each(Cluster::watch);
         let occupancy = Occupancy::new(workers(&self.config));
         let published = Arc::new(ArcSwap::from(self.snapshot));
         let workers = Workers::start(&self.config, &occupancy, &published)?;

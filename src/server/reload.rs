@@ -18,6 +18,7 @@ use super::{Control, Signal, read_authorities, workers};
 use crate::config::{Config, Effect, LoadError, Loaded, NamedFile, OnRemoved, changes};
 use crate::control::Command;
 use crate::snapshot::Snapshot;
+use crate::upstream::Cluster;
 
 /// How long files that others are just writing may take to fit together, a certificate and its
 /// key for instance; and the text itself.
@@ -189,6 +190,8 @@ impl Control {
 
         let fresh = self.listeners.replace(listeners);
         let generation = next.generation;
+        before.clusters().for_each(|cluster| cluster.unwatch());
+        next.clusters().for_each(Cluster::watch);
         self.published.store(next);
         let backlog = config.server.backlog_total / workers(&self.config);
         self.workers.command(Command::Adopt { window: config.server.drain.window, backlog });

@@ -65,8 +65,10 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
         let span = named.map_or(0..0, |file| file.span.clone());
         Diagnostic::fault(span, fault.to_string()).label("this file")
     };
-    let tls = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let tls = tls.flat_map(tls::faults).map(|fault| diagnostic(fault.path(), &fault));
+    let listeners = loaded.config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let upstreams = loaded.config.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+    let tls = listeners.flat_map(tls::faults).chain(upstreams.flat_map(tls::upstream_faults));
+    let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());
     tls.chain(seeds.map(|fault| diagnostic(Some(fault.path()), &fault))).collect()

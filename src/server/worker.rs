@@ -112,6 +112,7 @@ fn drain(worker: &Rc<proxy::Worker>, window: Duration, code: CloseCode) {
         return;
     }
     worker.shared.drain_code.set(Some(code));
+    worker.window_end.set(Some(Instant::now() + window));
     worker.draining.send_replace(true);
     let mailboxes = worker.registry.mailboxes();
     debug!(sockets = mailboxes.len(), window_s = window.as_secs_f64(), "draining");

@@ -283,7 +283,7 @@ mod tests {
     fn fleet(endpoints: impl IntoIterator<Item = config::Endpoint>) -> Arc<Endpoints> {
         let endpoints = endpoints
             .into_iter()
-            .map(|endpoint| Endpoint::new(&endpoint, seed().mark(&endpoint.identity()), None, &[]));
+            .map(|it| Endpoint::new(&it, seed().mark(&it.identity()).into(), &[]));
         Arc::new(endpoints.collect())
     }
 

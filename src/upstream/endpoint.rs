@@ -1,21 +1,29 @@
-//! One address of an upstream, and how many connections it has.
+//! One address of an upstream: how many connections it has, and how well it is.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::hashing::{Mark, Weight};
+use super::health::{self, Health, Verdict};
 use crate::config::{self, EndpointAddress};
+use crate::net::resolve::Name;
 
 #[derive(Debug)]
 pub struct Endpoint {
     identity: Arc<str>,
     mark: Mark,
     code: Option<Box<str>>,
-    address: EndpointAddress,
+    place: Place,
     label: Arc<str>,
+    host_name: Option<Arc<str>>,
     weight: Weight,
+    slow_start: Option<Duration>,
+    /// Somebody probes it.
+    probed: AtomicBool,
     backup: bool,
     max_connections: usize,
     turn: Turn,
@@ -26,6 +34,12 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     connections: AtomicUsize,
+    health: Mutex<Health>,
+    /// Something is known of its health: a choice looks at every endpoint, and need not take the
+    /// lock of those of which nothing is.
+    blemished: AtomicBool,
+    /// An operator wants no new connections here.
+    drained: AtomicBool,
 }
 
 /// Whether new connections may go to an endpoint.
@@ -38,25 +52,57 @@ pub enum Standing {
     Drained,
 }
 
+/// Where an endpoint is dialled.
+#[derive(Debug)]
+pub enum Place {
+    Ip(SocketAddr),
+    /// Looked up at each dial.
+    Name(Name),
+    Unix(PathBuf),
+}
+
+/// What its cluster adds to an endpoint.
+pub(super) struct Traits {
+    /// What its identity hashes to.
+    pub mark: Mark,
+    /// What affinity cookies call it.
+    pub code: Option<Box<str>>,
+    /// The name that it is an address of.
+    pub host_name: Option<Arc<str>>,
+    /// The time over which its weight rises when it came back.
+    pub slow_start: Option<Duration>,
+}
+
+impl From<Mark> for Traits {
+    fn from(mark: Mark) -> Traits {
+        Traits { mark, code: None, host_name: None, slow_start: None }
+    }
+}
+
 impl Endpoint {
-    /// `mark` is what its identity hashes to, `code` what affinity cookies call it. What one of
-    /// the same identity `before` it counts is counted here too.
+    /// What one of the same identity `before` it knows, it knows too.
     pub(super) fn new(
         endpoint: &config::Endpoint,
-        mark: Mark,
-        code: Option<Box<str>>,
+        traits: Traits,
         before: &[Arc<Endpoint>],
     ) -> Arc<Endpoint> {
+        let own_name = match &endpoint.address {
+            EndpointAddress::Name { host, .. } => Some(host.as_str().into()),
+            EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
+        };
         let identity = endpoint.identity();
         let before = before.iter().find(|before| before.identity == identity);
         Arc::new(Endpoint {
             state: before.map(|before| before.state.clone()).unwrap_or_default(),
             identity,
-            mark,
-            code,
-            address: endpoint.address.clone(),
+            mark: traits.mark,
+            code: traits.code,
+            place: place(&endpoint.address),
             label: endpoint.address.to_string().into(),
+            host_name: traits.host_name.or(own_name),
             weight: Weight::whole(endpoint.weight),
+            slow_start: traits.slow_start,
+            probed: AtomicBool::new(false),
             backup: endpoint.backup,
             max_connections: endpoint.max_connections.unwrap_or(usize::MAX),
             turn: Turn::default(),
@@ -81,8 +127,25 @@ impl Endpoint {
         &self.turn
     }
 
-    pub fn address(&self) -> &EndpointAddress {
-        &self.address
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The name that it was found by, where it is no bare address.
+    pub fn host_name(&self) -> Option<&str> {
+        self.host_name.as_deref()
+    }
+
+    /// Where it is no name and no path.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Ip(address) => Some(address),
+            Place::Name(_) | Place::Unix(_) => None,
+        }
+    }
+
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        self.address() == Some(address)
     }
 
     /// The address as logs show it.
@@ -105,14 +168,78 @@ impl Endpoint {
         self.connections() >= self.max_connections
     }
 
-    /// Whether a choice may fall on it. Health, ejection and drains speak here.
-    pub fn standing(&self, _now: Instant) -> Standing {
-        Standing::Usable
+    /// Whether a choice may fall on it.
+    pub fn standing(&self, now: Instant) -> Standing {
+        if self.state.drained.load(Ordering::Relaxed) {
+            return Standing::Drained;
+        }
+        if self.is_spotless() {
+            return Standing::Usable;
+        }
+        let health = self.health();
+        match health.verdict() {
+            Verdict::Up if !health.is_ejected(now) => Standing::Usable,
+            Verdict::Up | Verdict::Down => Standing::Unhealthy,
+        }
     }
 
-    /// Its part of the load at the moment. A slow start speaks here.
-    pub fn weight(&self, _now: Instant) -> Weight {
-        self.weight
+    /// Its part of the load at the moment; less while it starts slowly.
+    pub fn weight(&self, now: Instant) -> Weight {
+        if self.slow_start.is_none() || self.is_spotless() {
+            return self.weight;
+        }
+        self.weight.scaled(self.health().part(self.slow_start, now), health::WHOLE)
+    }
+
+    pub(super) fn is_ejected(&self, now: Instant) -> bool {
+        !self.is_spotless() && self.health().is_ejected(now)
+    }
+
+    /// Takes note of an answer; says whether it had been ejected.
+    pub(super) fn succeeded(&self, now: Instant) -> bool {
+        !self.is_spotless() && self.note(|health| health.succeeded(self.slow_start, now))
+    }
+
+    /// Takes note of something about its health.
+    pub(super) fn note<T>(&self, note: impl FnOnce(&mut Health) -> T) -> T {
+        let mut health = self.health();
+        let result = note(&mut health);
+        self.state.blemished.store(!health.is_spotless(), Ordering::Relaxed);
+        result
+    }
+
+    fn is_spotless(&self) -> bool {
+        !self.state.blemished.load(Ordering::Relaxed)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.state.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets no new connection come here, until [`Endpoint::undrain`]. Live ones stay.
+    pub fn drain(&self) {
+        self.state.drained.store(true, Ordering::Relaxed);
+    }
+
+    pub fn undrain(&self) {
+        self.state.drained.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it falls to the caller to probe it, since nobody does.
+    pub(super) fn begin_probing(&self) -> bool {
+        !self.probed.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn end_probing(&self) {
+        self.probed.store(false, Ordering::Relaxed);
+    }
+}
+
+fn place(address: &EndpointAddress) -> Place {
+    match address {
+        EndpointAddress::Ip(address) => Place::Ip(*address),
+        EndpointAddress::Name { host, port } => Place::Name(Name::new(host, *port)),
+        EndpointAddress::Unix(path) => Place::Unix(path.clone()),
     }
 }
 
@@ -163,8 +290,47 @@ mod tests {
 
     fn endpoint(max_connections: Option<usize>) -> Arc<Endpoint> {
         let address = EndpointAddress::Unix("/run/chat.sock".into());
-        let endpoint = config::Endpoint { max_connections, ..address.into() };
-        Endpoint::new(&endpoint, Seed::default().mark(&endpoint.identity()), None, &[])
+        made(config::Endpoint { max_connections, ..address.into() }, None)
+    }
+
+    fn made(endpoint: config::Endpoint, slow_start: Option<Duration>) -> Arc<Endpoint> {
+        let mark = Seed::default().mark(&endpoint.identity());
+        Endpoint::new(&endpoint, Traits { slow_start, ..mark.into() }, &[])
+    }
+
+    #[test]
+    fn a_drained_endpoint_gets_nothing_however_well_it_is() {
+        let (endpoint, now) = (endpoint(None), Instant::now());
+        assert_eq!(endpoint.standing(now), Standing::Usable);
+        endpoint.drain();
+        assert_eq!(endpoint.standing(now), Standing::Drained);
+        endpoint.undrain();
+        assert_eq!(endpoint.standing(now), Standing::Usable);
+    }
+
+    #[test]
+    fn an_ejected_endpoint_is_unhealthy_for_as_long_as_that_lasts() {
+        let rules = config::Passive { failures: 3, eject: Duration::from_secs(10) };
+        let (endpoint, now) = (endpoint(None), Instant::now());
+        let lasting = endpoint.note(|health| health.eject(rules, now));
+        assert_eq!(endpoint.standing(now), Standing::Unhealthy);
+        assert_eq!(endpoint.standing(now + lasting), Standing::Usable);
+        assert!(!endpoint.is_spotless() && endpoint.succeeded(now + lasting));
+        assert!(endpoint.is_spotless() && !endpoint.succeeded(now + lasting));
+    }
+
+    #[test]
+    fn an_endpoint_that_came_back_has_a_part_of_its_weight() {
+        let address = EndpointAddress::Unix("/run/chat.sock".into());
+        let heavy = config::Endpoint { weight: 8, ..address.into() };
+        let endpoint = made(heavy, Some(Duration::from_secs(10)));
+        let now = Instant::now();
+        assert_eq!(endpoint.weight(now), Weight::whole(8));
+        let once = health::Thresholds { unhealthy_after: 1, healthy_after: 1 };
+        endpoint.note(|health| health.probed(false, once, now));
+        endpoint.note(|health| health.probed(true, once, now));
+        assert_eq!(endpoint.weight(now + Duration::from_secs(5)), Weight::whole(4));
+        assert_eq!(endpoint.weight(now + Duration::from_secs(10)), Weight::whole(8));
     }
 
     #[test]

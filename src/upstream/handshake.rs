@@ -14,7 +14,7 @@ use crate::ws::handshake::Offer;
 
 /// The largest head of an answer; also what an endpoint may send behind its 101 before the
 /// tunnel stands.
-const HEAD: usize = 64 << 10;
+pub(super) const HEAD: usize = 64 << 10;
 
 /// Sends `request` and checks what comes back. 1xx answers before the final one are skipped.
 pub(super) async fn shake(
@@ -50,14 +50,14 @@ pub(super) async fn shake(
 }
 
 /// The head of a response, and the response that still carries the upgrade.
-fn split(response: Response<Incoming>) -> (http::response::Parts, Response<Incoming>) {
+pub(super) fn split(response: Response<Incoming>) -> (http::response::Parts, Response<Incoming>) {
     let (mut head, body) = response.into_parts();
     let mut carrier = Response::new(body);
     std::mem::swap(carrier.extensions_mut(), &mut head.extensions);
     (head, carrier)
 }
 
-fn describe(error: &hyper::Error) -> String {
+pub(super) fn describe(error: &hyper::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

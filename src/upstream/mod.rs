@@ -2,19 +2,30 @@
 //!
 //! A [`Cluster`] dials one of its endpoints and shakes hands with it for one client: the
 //! connection is fresh, and never shared. What comes of it is [`Connected`], which holds a
-//! [`Lease`] on its endpoint for as long as it lives.
+//! [`Lease`] on its endpoint for as long as it lives. Plain requests go by [`Cluster::exchange`],
+//! on connections that a worker's [`Pool`] keeps. Beside that, [`Cluster::watch`] looks names up
+//! and probes endpoints.
 
 mod affinity;
 mod balance;
 mod connect;
 mod endpoint;
+mod exchange;
 mod handshake;
 pub mod hashing;
+mod health;
+mod judge;
+mod pool;
+mod probe;
+mod resolve;
 pub mod seed;
 mod stickiness;
+mod upload;
+mod watch;
 
+use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,20 +38,29 @@ use tokio::time::{Instant, timeout_at};
 use self::affinity::Affinity;
 use self::balance::Balancer;
 pub use self::balance::Choice;
-pub use self::endpoint::{Endpoint, Lease, Standing};
+pub use self::connect::DialFault;
+use self::connect::Dialler;
+use self::endpoint::Traits;
+pub use self::endpoint::{Endpoint, Lease, Place, Standing};
+pub use self::exchange::ExchangeError;
 use self::hashing::Seed;
+pub use self::pool::Pool;
 pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
-use crate::config::{self, Balance, HashKey, OnRemoved};
+pub use self::upload::{Progress, Upload};
+use crate::config::{self, Balance, EndpointAddress, HashKey, OnRemoved};
+use crate::net::tls::TlsFault;
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
 use crate::ws::handshake::{Answer, AnswerFault, Offer};
 
 /// The endpoints of one upstream.
-#[derive(Debug)]
 pub struct Cluster {
     name: Arc<str>,
     endpoints: ArcSwap<Endpoints>,
+    /// Those of the file, whatever a name resolves to.
+    listed: Vec<Arc<Endpoint>>,
+    dialler: Dialler,
     balancer: Balancer,
     seed: Seed,
     hash_keys: Vec<HashKey>,
@@ -48,6 +68,12 @@ pub struct Cluster {
     connect_timeout: Duration,
     handshake_timeout: Duration,
     host: Option<HeaderValue>,
+    resolve: Option<config::Resolve>,
+    health: Option<config::Health>,
+    passive: config::Passive,
+    /// Held by who ejects an endpoint.
+    ejecting: Mutex<()>,
+    tasks: Mutex<watch::Tasks>,
     on_removed: OnRemoved,
 }
 
@@ -77,6 +103,13 @@ pub enum Connected {
     Refused(http::Response<Incoming>, Lease),
 }
 
+/// A way to an endpoint.
+enum Line<T> {
+    Fresh(Stream),
+    /// It was there already.
+    Kept(T),
+}
+
 /// The upstream's half of a tunnel.
 pub struct Opened {
     pub leg: Leg,
@@ -93,7 +126,7 @@ pub enum ConnectError {
     #[error("upstream {0} has no endpoint")]
     NoEndpoint(Arc<str>),
     #[error("{endpoint}: {fault}")]
-    Dial { endpoint: Arc<str>, fault: String },
+    Dial { endpoint: Arc<str>, fault: DialFault },
     #[error("{endpoint}: {fault}")]
     Handshake { endpoint: Arc<str>, fault: String },
     #[error("{endpoint}: {fault}")]
@@ -102,19 +135,30 @@ pub enum ConnectError {
     Timeout { endpoint: Arc<str>, within: Duration },
 }
 
+/// Why a cluster cannot be: a file of its is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterFault {
+    #[error("hash seed: {0}")]
+    Seed(#[from] SeedFault),
+    #[error(transparent)]
+    Tls(#[from] TlsFault),
+}
+
 impl Cluster {
-    /// Reads the upstream's seed file, if it has one. `before` is the cluster of this name that
-    /// runs.
+    /// Reads the files that it needs: its seed, and those of its TLS. `before` is the cluster of
+    /// this name that runs.
     pub fn new(
         upstream: &config::Upstream,
         before: Option<&Cluster>,
-    ) -> Result<Cluster, SeedFault> {
+    ) -> Result<Cluster, ClusterFault> {
         let secret = upstream.hash_seed_file.as_deref().map(seed::read).transpose()?;
         let seed = secret.as_deref().map_or(Seed::default(), Seed::new);
         let affinity = upstream.affinity_cookie.as_ref();
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             name: upstream.name.clone(),
             endpoints: ArcSwap::default(),
+            listed: Vec::new(),
+            dialler: Dialler::new(upstream)?,
             balancer: Balancer::new(&upstream.balance, seed),
             seed,
             hash_keys: match &upstream.balance {
@@ -125,11 +169,18 @@ impl Cluster {
             connect_timeout: upstream.connect_timeout,
             handshake_timeout: upstream.handshake_timeout,
             host: upstream.host.clone(),
+            resolve: upstream.resolve.clone(),
+            health: upstream.health.clone(),
+            passive: upstream.passive,
+            ejecting: Mutex::default(),
+            tasks: Mutex::default(),
             on_removed: upstream.on_removed,
         };
-        let before = before.map(Cluster::endpoints).unwrap_or_default();
-        let endpoint = |endpoint| cluster.endpoint_beside(endpoint, &before);
-        cluster.replace(upstream.endpoints.iter().map(endpoint).collect());
+        let running = before.map(Cluster::endpoints).unwrap_or_default();
+        let listed = |endpoint| cluster.endpoint(endpoint, None, &running);
+        cluster.listed = upstream.endpoints.iter().map(listed).collect();
+        let found = before.map(|before| cluster.still_found(before)).unwrap_or_default();
+        cluster.replace(cluster.listed.iter().cloned().chain(found).collect());
         Ok(cluster)
     }
 
@@ -147,20 +198,52 @@ impl Cluster {
         &self.name
     }
 
-    /// An endpoint as this cluster needs it, for a list that [`Cluster::replace`] takes.
-    #[must_use]
-    pub fn endpoint(&self, endpoint: &config::Endpoint) -> Arc<Endpoint> {
-        self.endpoint_beside(endpoint, &self.endpoints())
+    /// The addresses of its name, as the cluster before it knew them: an answer is not waited for.
+    fn still_found(&self, before: &Cluster) -> Vec<Arc<Endpoint>> {
+        let name = |cluster: &Cluster| cluster.resolve.as_ref().map(|resolve| resolve.name.clone());
+        let Some(resolve) = self.resolve.as_ref().filter(|_| name(self) == name(before)) else {
+            return Vec::new();
+        };
+        let (host, running) = (resolve.name.host.as_str().into(), before.endpoints());
+        let found = before.found().filter_map(|endpoint| endpoint.address());
+        let unlisted = found.filter(|at| !self.listed.iter().any(|listed| listed.is_at(*at)));
+        unlisted.map(|address| self.endpoint_of_name(&host, address, &running)).collect()
     }
 
-    fn endpoint_beside(
+    /// An endpoint as this cluster needs it. `host_name` is what it is an address of; what one of
+    /// the same identity `before` it knows, it knows too.
+    fn endpoint(
         &self,
         endpoint: &config::Endpoint,
+        host_name: Option<Arc<str>>,
         before: &[Arc<Endpoint>],
     ) -> Arc<Endpoint> {
         let identity = endpoint.identity();
-        let code = self.affinity.as_ref().map(|affinity| affinity.code(&identity));
-        Endpoint::new(endpoint, self.seed.mark(&identity), code, before)
+        let traits = Traits {
+            mark: self.seed.mark(&identity),
+            code: self.affinity.as_ref().map(|affinity| affinity.code(&identity)),
+            host_name,
+            slow_start: self.health.as_ref().and_then(|health| health.slow_start),
+        };
+        Endpoint::new(endpoint, traits, before)
+    }
+
+    /// One of the addresses of a name.
+    fn endpoint_of_name(
+        &self,
+        host: &Arc<str>,
+        address: SocketAddr,
+        before: &[Arc<Endpoint>],
+    ) -> Arc<Endpoint> {
+        self.endpoint(&EndpointAddress::Ip(address).into(), Some(host.clone()), before)
+    }
+
+    /// Those that are there because its name resolves to them.
+    fn found(&self) -> impl Iterator<Item = Arc<Endpoint>> {
+        let is_listed = |one: &Arc<Endpoint>| self.listed.iter().any(|it| Arc::ptr_eq(it, one));
+        let found: Vec<Arc<Endpoint>> =
+            self.endpoints().iter().filter(|one| !is_listed(one)).cloned().collect();
+        found.into_iter()
     }
 
     /// Its endpoints as they are now.
@@ -215,25 +298,66 @@ impl Cluster {
         offer: &Offer,
     ) -> Result<Connected, ConnectError> {
         let deadline = Instant::now() + self.handshake_timeout;
-        let (stream, lease) = self.dial(wish, deadline).await?;
-        let endpoint = lease.endpoint().label().clone();
-        match timeout_at(deadline, handshake::shake(stream, request, offer, lease)).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::Timeout { endpoint, within: self.handshake_timeout }),
+        let (stream, lease, began) = self.dial(wish, deadline).await?;
+        let endpoint = lease.endpoint().clone();
+        let shaking = handshake::shake(stream, request, offer, lease);
+        let result = timeout_at(deadline, shaking).await.unwrap_or_else(|_| {
+            let (endpoint, within) = (endpoint.label().clone(), self.handshake_timeout);
+            Err(ConnectError::Timeout { endpoint, within })
+        });
+        match &result {
+            Ok(_) | Err(ConnectError::Answer { .. }) => self.succeeded(&endpoint),
+            Err(fault @ ConnectError::Timeout { .. }) if self.was_fair(began) => {
+                self.failed(&endpoint, &fault.to_string());
+            }
+            // A client's request may be what broke it.
+            Err(_) => {}
         }
+        result
     }
 
-    async fn dial(&self, wish: &Wish, deadline: Instant) -> Result<(Stream, Lease), ConnectError> {
+    /// Whether an endpoint that was turned to at this time had its due time, and not only what
+    /// those before it had left.
+    fn was_fair(&self, began: Instant) -> bool {
+        began.elapsed() >= self.connect_timeout.min(self.handshake_timeout)
+    }
+
+    async fn dial(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+    ) -> Result<(Stream, Lease, Instant), ConnectError> {
+        let (line, lease, began) = self.reach(wish, deadline, |_| None).await?;
+        let (Line::Fresh(stream) | Line::Kept(stream)) = line;
+        Ok((stream, lease, began))
+    }
+
+    /// The endpoint that `wish` comes to, or the next best to which there is a connection or can
+    /// be one, and when it was turned to.
+    async fn reach<T>(
+        &self,
+        wish: &Wish,
+        deadline: Instant,
+        kept: impl Fn(&Arc<Endpoint>) -> Option<T>,
+    ) -> Result<(Line<T>, Lease, Instant), ConnectError> {
         let mut last = ConnectError::NoEndpoint(self.name.clone());
         let mut choice = self.choice(wish);
         while let Some(lease) = choice.next(Instant::now().into_std()) {
             let endpoint = lease.endpoint();
-            let by = deadline.min(Instant::now() + self.connect_timeout);
-            let fault = match timeout_at(by, connect::dial(endpoint.address())).await {
-                Ok(Ok(stream)) => return Ok((stream, lease)),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "not connected in time".to_owned(),
+            let began = Instant::now();
+            if let Some(connection) = kept(endpoint) {
+                return Ok((Line::Kept(connection), lease, began));
+            }
+            let by = deadline.min(began + self.connect_timeout);
+            let dialled = timeout_at(by, self.dialler.dial(endpoint)).await;
+            let fault = match dialled.unwrap_or(Err(DialFault::Late(self.connect_timeout))) {
+                Ok(stream) => return Ok((Line::Fresh(stream), lease, began)),
+                Err(fault) => fault,
             };
+            let late = matches!(fault, DialFault::Late(_));
+            if fault.is_the_endpoints() && (!late || self.was_fair(began)) {
+                self.failed(endpoint, &fault.to_string());
+            }
             last = ConnectError::Dial { endpoint: endpoint.label().clone(), fault };
             if Instant::now() >= deadline {
                 break;

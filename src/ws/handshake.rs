@@ -129,7 +129,8 @@ pub enum Malformed {
     Extensions,
 }
 
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
+/// Whether a request asks for a WebSocket, well or badly.
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     fields::names(headers, &UPGRADE, "websocket") && fields::names(headers, &CONNECTION, "upgrade")
 }
 
@@ -205,6 +206,11 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// An offer of no subprotocol and no extension.
+    pub fn plain(key: Key) -> Offer {
+        Offer { key, subprotocols: Vec::new(), extensions: Offers::NONE }
+    }
+
     /// Leaves out the subprotocols that are not among these; it may leave none.
     pub fn only_subprotocols(mut self, allowed: &[String]) -> Offer {
         self.subprotocols.retain(|name| allowed.contains(name));

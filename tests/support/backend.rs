@@ -2,6 +2,7 @@
 
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
 
 use super::http::{Message, accept_of};
 use super::peer::Peer;
@@ -65,6 +66,25 @@ impl Backend {
     /// The next connection of the edge, with its request read.
     pub async fn accept(&self) -> Request {
         let mut peer = self.connection().await;
+        let head = peer.reader.head().await;
+        Request { head, peer }
+    }
+
+    /// The same where the edge speaks TLS.
+    pub async fn accept_tls(&self, acceptor: &TlsAcceptor) -> Request {
+        let mut peer = soon("the edge dials its upstream by TLS", async {
+            match &self.listener {
+                Listener::Tcp(listener) => {
+                    let socket = listener.accept().await.expect("accept").0;
+                    Peer::upstream(acceptor.accept(socket).await.expect("a TLS handshake"))
+                }
+                Listener::Unix(listener) => {
+                    let socket = listener.accept().await.expect("accept").0;
+                    Peer::upstream(acceptor.accept(socket).await.expect("a TLS handshake"))
+                }
+            }
+        })
+        .await;
         let head = peer.reader.head().await;
         Request { head, peer }
     }

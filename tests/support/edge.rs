@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub struct Config {
     heartbeat: String,
     close: String,
     more: String,
+    hosts: Option<PathBuf>,
 }
 
 impl Config {
@@ -66,6 +67,7 @@ impl Config {
             heartbeat: "heartbeat.interval = \"off\"\nheartbeat.upstream.interval = \"off\"".into(),
             close: "1s".into(),
             more: String::new(),
+            hosts: None,
         }
     }
 
@@ -146,6 +148,12 @@ impl Config {
         self
     }
 
+    /// The only names that the process can resolve: a file like /etc/hosts, which may change. See
+    /// [`can_have_hosts`].
+    pub fn hosts(self, file: &Path) -> Config {
+        Config { hosts: Some(file.to_owned()), ..self }
+    }
+
     pub fn text(&self) -> String {
         let Config { workers, server, listener, tls, endpoints, upstream, .. } = self;
         let Config { route, heartbeat, close, more, .. } = self;
@@ -218,11 +226,34 @@ timeouts.close = "{close}"
 
     fn command(&self) -> Command {
         let program = env!("CARGO_BIN_EXE_wsgate");
+        if let Some(hosts) = &self.hosts {
+            let mut command = with_hosts(hosts);
+            command.arg(program);
+            return command;
+        }
         let Some(most) = self.descriptors else { return Command::new(program) };
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\"")).arg(program);
         shell
     }
+}
+
+/// Whether this system lets a process have an /etc/hosts of its own.
+pub fn can_have_hosts() -> bool {
+    let hosts = Path::new("/etc/hosts");
+    let tried = with_hosts(hosts).arg("true").stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// Runs what is added as arguments with another /etc/hosts and no other source of names.
+fn with_hosts(hosts: &Path) -> Command {
+    let script = "mount --bind \"$0\" /etc/hosts && \
+        if [ -e /etc/nsswitch.conf ]; then \
+            mount -t tmpfs none /mnt && echo hosts: files > /mnt/nsswitch.conf && \
+            mount --bind /mnt/nsswitch.conf /etc/nsswitch.conf; fi && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(hosts);
+    command
 }
 
 impl Edge {

@@ -13,17 +13,19 @@ mod frame;
 mod http;
 mod peer;
 mod program;
+mod server;
 mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Request};
-pub use edge::{Config, Edge, Line, ended, reloaded};
+pub use edge::{Config, Edge, Line, can_have_hosts, ended, reloaded};
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
 pub use program::{Ended, Program, run, wsgate};
+pub use server::{Manner, Server};
 pub use tls::{Authority, authority, client_config, connect_tls};
 
 /// How long a test waits for what must happen soon. Long, because the machine may be busy.

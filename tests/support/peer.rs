@@ -7,6 +7,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::server;
 
 use super::frame::{CLOSE, Close, Frame};
 use super::http::{KEY, Message, Upgrade, accept_of};
@@ -244,6 +245,20 @@ impl Reader {
         answer
     }
 
+    /// A request with its body, if it has one.
+    pub async fn request(&mut self) -> Message {
+        let mut request = self.head().await;
+        request.body = soon("a request's body", async {
+            match request.header("content-length") {
+                _ if request.header("transfer-encoding").is_some() => self.chunks().await,
+                Some(length) => self.exactly(length.parse().expect("a length")).await,
+                None => Vec::new(),
+            }
+        })
+        .await;
+        request
+    }
+
     async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
@@ -351,6 +366,16 @@ impl Socket for UnixStream {
 }
 
 impl Socket for TlsStream<TcpStream> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
+
+    fn eof(&self) -> End {
+        End::CloseNotify
+    }
+}
+
+impl<S: Socket> Socket for server::TlsStream<S> {
     fn reset_on_close(&self) {
         self.get_ref().0.reset_on_close();
     }

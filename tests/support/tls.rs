@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -60,29 +61,74 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), certificate, folder }
     }
 
+    /// One that nobody trusts who was not told to.
+    pub fn unknown() -> Authority {
+        Authority::new()
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// `{ chain = …, key = … }` of a new server certificate for `name` and the listeners' addresses.
     pub fn server(&self, name: &str) -> String {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
+        self.files(name, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// `{ chain = …, key = … }` of a new certificate that a client may show.
+    pub fn client_files(&self, name: &str) -> String {
+        self.files(name, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A server with a certificate for these names and no others.
+    pub fn acceptor(&self, names: &[&str]) -> TlsAcceptor {
+        self.acceptor_of(names, |_| {}, false)
+    }
+
+    pub fn expired_acceptor(&self, name: &str) -> TlsAcceptor {
+        let expire = |params: &mut CertificateParams| {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        };
+        self.acceptor_of(&[name], expire, false)
+    }
+
+    /// A server that wants a certificate of this authority.
+    pub fn demanding_acceptor(&self, name: &str) -> TlsAcceptor {
+        self.acceptor_of(&[name], |_| {}, true)
+    }
+
+    fn acceptor_of(
+        &self,
+        names: &[&str],
+        change: impl Fn(&mut CertificateParams),
+        demanding: bool,
+    ) -> TlsAcceptor {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("a certificate's parameters");
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a signature");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
+        let builder = ServerConfig::builder();
+        let builder = match demanding {
+            false => builder.with_no_client_auth(),
+            true => {
+                let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots())).build();
+                builder.with_client_cert_verifier(verifier.expect("a verifier"))
+            }
+        };
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key);
+        TlsAcceptor::from(Arc::new(config.expect("a certificate and its key")))
+    }
+
+    fn files(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> String {
+        let (certificate, key) = self.issue(name, usage);
         let chain = self.file(&format!("{name}.{}.pem", serial()));
         let key_file = chain.with_extension("key");
         std::fs::write(&chain, certificate.pem()).expect("a certificate's file");
         std::fs::write(&key_file, key.serialize_pem()).expect("a key's file");
         format!("{{ chain = {chain:?}, key = {key_file:?} }}")
-    }
-
-    /// A server of the test's own, with a certificate for `name`.
-    pub fn acceptor(&self, name: &str) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8");
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("a certificate and its key");
-        TlsAcceptor::from(Arc::new(config))
     }
 
     /// A client that takes only `versions` (empty: the usual ones) and shows no certificate.
