@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Ended, PATIENCE, Program, wsgate};
+use support::{Ended, PATIENCE, Program, has_packages, node, wsgate};
 use tempfile::TempDir;
 
 /// How long a client may take, which has deadlines of its own.
@@ -43,9 +43,7 @@ impl Example {
     }
 
     fn node(&self, script: &str) -> Command {
-        let mut command = Command::new("node");
-        command.arg(script).current_dir(self.folder());
-        command
+        node(&self.folder(), script)
     }
 
     /// Runs it all and compares what the client says with the README; gives the edge's log.
@@ -142,16 +140,18 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
-/// Whether an example can be run here; if not, it is said.
-fn is_possible(example: &str, programs: &[&str]) -> bool {
-    let installed = |program: &&&str| Command::new(program).arg("--version").output().is_ok();
-    let missing = programs.iter().find(|program| !installed(program)).copied();
-    let packages = examples().join("node_modules").is_dir();
-    let missing = missing.or((!packages).then_some("packages: run `npm ci` in examples"));
-    let Some(missing) = missing else { return true };
+/// Whether Node and these packages are here; if not, it is said.
+fn is_possible(example: &str, packages: &[&str]) -> bool {
+    let possible = has_packages(packages);
+    if !possible {
+        skipped(example, "Node with its packages: run `npm ci` in examples");
+    }
+    possible
+}
+
+fn skipped(example: &str, missing: &str) {
     // Past libtest, which keeps what a test that passes has printed.
     let _ = writeln!(std::io::stderr(), "SKIPPED: the example {example}: no {missing}");
-    false
 }
 
 /// Why the tunnels ended, as the log says it, in the order of the alphabet.
@@ -168,8 +168,11 @@ fn reason(line: &str) -> Option<&str> {
 
 #[tokio::test]
 async fn a_chat_of_two_processes_is_joined_by_redis() {
-    if !is_possible("chat-redis", &["node", "redis-server"]) {
+    if !is_possible("chat-redis", &["redis", "ws"]) {
         return;
+    }
+    if Command::new("redis-server").arg("--version").output().is_err() {
+        return skipped("chat-redis", "redis-server");
     }
     let folder = tempfile::tempdir().expect("a folder for Redis");
     let socket = folder.path().join("redis.sock");
@@ -185,7 +188,7 @@ async fn a_chat_of_two_processes_is_joined_by_redis() {
 
 #[tokio::test]
 async fn a_graphql_subscription_is_served() {
-    if !is_possible("graphql-ws", &["node"]) {
+    if !is_possible("graphql-ws", &["graphql", "graphql-ws", "ws"]) {
         return;
     }
     let log = Example::new("graphql-ws", "ws", "/graphql").assert_as_promised().await;
@@ -195,7 +198,7 @@ async fn a_graphql_subscription_is_served() {
 
 #[tokio::test]
 async fn mqtt_keeps_its_qualities_of_service_and_its_last_will() {
-    if !is_possible("mqtt", &["node"]) {
+    if !is_possible("mqtt", &["aedes", "mqtt", "ws"]) {
         return;
     }
     let log = Example::new("mqtt", "ws", "/mqtt").assert_as_promised().await;
@@ -206,9 +209,27 @@ async fn mqtt_keeps_its_qualities_of_service_and_its_last_will() {
 
 #[tokio::test]
 async fn stomp_keeps_its_version_and_its_heart_beats() {
-    if !is_possible("stomp", &["node"]) {
+    if !is_possible("stomp", &["@stomp/stompjs", "ws"]) {
         return;
     }
     let log = Example::new("stomp", "ws", "/stomp").assert_as_promised().await;
     assert_eq!(reasons(&log), ["client_close"], "{log}");
+}
+
+#[tokio::test]
+async fn socket_io_begins_by_polling_on_three_processes() {
+    if !is_possible("socket-io", &["socket.io", "socket.io-client"]) {
+        return;
+    }
+    let log = Example::new("socket-io", "http", "").assert_as_promised().await;
+    assert_eq!(reasons(&log).len(), 100, "{log}");
+}
+
+#[tokio::test]
+async fn an_event_source_comes_back_for_what_it_has_missed() {
+    if !is_possible("sse", &["eventsource"]) {
+        return;
+    }
+    let log = Example::new("sse", "http", "/events").assert_as_promised().await;
+    assert_eq!(reasons(&log), [""; 0], "no tunnel: {log}");
 }

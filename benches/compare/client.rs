@@ -7,6 +7,7 @@ use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use wsgate::net::socket::bind_source;
 
 use crate::backend::header;
 use crate::frame::{self, broken};
@@ -29,7 +30,7 @@ impl Target {
     pub async fn connect(&self) -> io::Result<Link> {
         let socket = TcpSocket::new_v4()?;
         if let Some(source) = self.source {
-            socket.bind((source, 0).into())?;
+            bind_source(&socket, source.into())?;
         }
         let socket = socket.connect(self.address).await?;
         socket.set_nodelay(true)?;

@@ -141,8 +141,9 @@ impl Drop for Running {
     }
 }
 
-fn field(rollup: &str, name: &str) -> anyhow::Result<u64> {
-    let line = rollup.lines().find(|line| line.starts_with(name));
+/// The number behind `name` in an account that `/proc` gives.
+pub fn field(account: &str, name: &str) -> anyhow::Result<u64> {
+    let line = account.lines().find(|line| line.starts_with(name));
     let number = line.and_then(|line| line.split_whitespace().nth(1));
     number.and_then(|number| number.parse().ok()).with_context(|| format!("no {name}"))
 }

@@ -21,18 +21,17 @@ async function main() {
 
   const subscriber = await mqtt.connectAsync(url, { clientId: 'hall' });
   subscriber.on('message', show);
-  await subscriber.subscribeAsync('kitchen/#', { qos: 2 });
+  const message = () => once(subscriber, 'message');
+  await Promise.all([message(), subscriber.subscribeAsync('kitchen/#', { qos: 2 })]);
   for (const qos of [0, 1, 2]) {
-    const seen = once(subscriber, 'message');
-    await publisher.publishAsync('kitchen/temperature', `${20 + qos} °C`, { qos });
-    await seen;
+    const words = `${20 + qos} °C`;
+    await Promise.all([message(), publisher.publishAsync('kitchen/temperature', words, { qos })]);
   }
-  const picture = once(subscriber, 'message');
-  await publisher.publishAsync('kitchen/picture', Buffer.alloc(300000, 'x'), { qos: 1 });
-  await picture;
+  const picture = Buffer.alloc(300000, 'x');
+  await Promise.all([message(), publisher.publishAsync('kitchen/picture', picture, { qos: 1 })]);
 
   // Its TCP connection breaks off, as when the power fails: the broker publishes its last will.
-  const will = once(subscriber, 'message');
+  const will = message();
   publisher.stream.destroy();
   await will;
   await subscriber.endAsync();
