@@ -1,4 +1,5 @@
-//! How what happens once reaches those whom it concerns: orders to tunnels, commands to workers.
+//! How what happens once reaches those whom it concerns: orders to tunnels, commands to workers,
+//! requests to the control thread.
 //!
 //! A tunnel takes a [`Seat`] in its worker's [`Registry`] before it dials, and with it a
 //! [`Mailbox`]. The control thread speaks to workers by [`Command`]s, a worker to its tunnels by
@@ -9,11 +10,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::ending::Ending;
 use crate::plan::Plan;
@@ -34,8 +37,94 @@ impl fmt::Display for ConnId {
     }
 }
 
+impl FromStr for ConnId {
+    type Err = NoConnId;
+
+    /// Reads what it displays as.
+    fn from_str(text: &str) -> Result<ConnId, NoConnId> {
+        let mut parts = text.splitn(3, '-');
+        let mut part = || parts.next().filter(|part| part.bytes().all(|it| it.is_ascii_digit()));
+        let worker = part().and_then(|part| part.parse().ok()).ok_or(NoConnId)?;
+        let slot = part().and_then(|part| part.parse().ok()).ok_or(NoConnId)?;
+        let serial = part().and_then(|part| part.parse().ok()).ok_or(NoConnId)?;
+        Ok(ConnId { worker, slot, serial })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the id of a connection is three numbers, such as 0-17-42")]
+pub struct NoConnId;
+
+/// The way to every worker.
+#[derive(Clone, Debug)]
+pub struct Workers(Arc<[mpsc::UnboundedSender<Command>]>);
+
+impl Workers {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells one; `false` where there is none of that number, or it has ended.
+    pub fn tell(&self, worker: usize, command: Command) -> bool {
+        self.0.get(worker).is_some_and(|worker| worker.send(command).is_ok())
+    }
+
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in &*self.0 {
+            // Fails only for a worker that has ended.
+            let _ = worker.send(command());
+        }
+    }
+}
+
+impl FromIterator<mpsc::UnboundedSender<Command>> for Workers {
+    fn from_iter<I: IntoIterator<Item = mpsc::UnboundedSender<Command>>>(workers: I) -> Workers {
+        Workers(workers.into_iter().collect())
+    }
+}
+
+/// What an operator asks of the control thread.
+#[derive(Debug)]
+pub enum Request {
+    /// Read the configuration again. Answered when the new one is live, with its generation, or
+    /// with why what runs goes on.
+    Reload(oneshot::Sender<Result<Generation, String>>),
+    /// Begin to drain, and go on living. Answered at once; asked again, it says how far it is.
+    Drain(oneshot::Sender<Draining>),
+    /// What runs.
+    Show(oneshot::Sender<Running>),
+}
+
+/// What a reload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    pub number: u64,
+    pub changed: bool,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draining {
+    /// Connections that are left.
+    pub connections: usize,
+}
+
+/// The configuration that runs.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub generation: u64,
+    /// The text of its file, where it has one.
+    pub text: Option<Arc<str>>,
+    /// Why the last reload failed, unless one has succeeded since.
+    pub failed: Option<Arc<str>>,
+}
+
 /// What the control thread asks of a worker.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Command {
     /// Go on by the snapshot that was published; sockets of what it no longer has end, spread
     /// over `window`. `backlog` is the worker's share of all backlogs, in bytes.
@@ -44,6 +133,60 @@ pub enum Command {
     Drain { window: Duration, code: CloseCode },
     /// End what is left without a word.
     Cut,
+    /// Tell of tunnels that stand.
+    List(Listing, oneshot::Sender<Vec<Listed>>),
+    /// End these, and say how many they were.
+    Kick(Kick, oneshot::Sender<usize>),
+}
+
+/// Which tunnels to tell of, in the order of their slots.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The first slot that is looked at.
+    pub from: usize,
+    pub limit: usize,
+    pub route: Option<Arc<str>>,
+    pub subject: Option<Arc<str>>,
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl Listing {
+    pub fn wants(&self, about: &About) -> bool {
+        let fits = |wanted: &Option<Arc<str>>, is: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
+        };
+        fits(&self.route, Some(&about.route))
+            && fits(&self.subject, about.subject.as_deref())
+            && (fits(&self.endpoint, Some(&about.address))
+                || fits(&self.endpoint, Some(&about.endpoint)))
+    }
+}
+
+/// A tunnel, as it is told of.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: ConnId,
+    pub client: IpAddr,
+    pub subject: Option<Arc<str>>,
+    pub route: Arc<str>,
+    pub upstream: Arc<str>,
+    pub endpoint: Arc<str>,
+    pub began: Instant,
+}
+
+/// Whom an operator sends away, and with what words.
+#[derive(Clone, Debug)]
+pub struct Kick {
+    pub whom: Whom,
+    pub ending: Ending,
+    pub words: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    Connection(ConnId),
+    /// All of one name.
+    Subject(Arc<str>),
 }
 
 /// What a tunnel is asked to do.
@@ -53,12 +196,14 @@ pub enum Order {
     Adopt(Arc<Plan>),
     /// End in this way; a tunnel that is ending already goes on with that.
     End(Ending),
+    /// The same, with words for the client.
+    Expel(Ending, Arc<str>),
     /// End now, and tell nobody.
     Cut(Ending),
 }
 
 /// Where a tunnel finds its orders. One waits at a time: the last plan, which an `End` beats; the
-/// first `End`, which a `Cut` beats.
+/// first `End` or `Expel`, which a `Cut` beats.
 #[derive(Default)]
 pub struct Mailbox {
     order: Cell<Option<Order>>,
@@ -68,7 +213,10 @@ pub struct Mailbox {
 impl Mailbox {
     pub fn post(&self, order: Order) {
         let kept = match (self.order.take(), order) {
-            (Some(Order::End(first)), Order::Adopt(_) | Order::End(_)) => Order::End(first),
+            (
+                Some(first @ (Order::End(_) | Order::Expel(..))),
+                Order::Adopt(_) | Order::End(_) | Order::Expel(..),
+            ) => first,
             (Some(Order::Cut(first)), _) => Order::Cut(first),
             (_, order) => order,
         };
@@ -99,10 +247,13 @@ impl fmt::Debug for Mailbox {
 #[derive(Debug)]
 pub struct About {
     pub client: IpAddr,
+    pub subject: Option<Arc<str>>,
     /// The name of its route, of the route's upstream, and of the endpoint in that.
     pub route: Arc<str>,
     pub upstream: Arc<str>,
     pub endpoint: Arc<str>,
+    /// The endpoint's address.
+    pub address: Arc<str>,
     pub began: Instant,
 }
 
@@ -116,6 +267,7 @@ pub struct Registry {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    serial: u32,
     mailbox: Rc<Mailbox>,
     /// Not before it stands.
     about: Option<Rc<About>>,
@@ -128,10 +280,10 @@ impl Registry {
 
     pub fn take_seat(self: &Rc<Registry>) -> Seat {
         let mailbox = Rc::<Mailbox>::default();
-        let entry = Entry { mailbox: mailbox.clone(), about: None };
-        let slot = self.entries.borrow_mut().insert(entry);
         let serial = self.serial.get();
         self.serial.set(serial.wrapping_add(1));
+        let entry = Entry { serial, mailbox: mailbox.clone(), about: None };
+        let slot = self.entries.borrow_mut().insert(entry);
         Seat { registry: self.clone(), slot, serial, mailbox }
     }
 
@@ -149,6 +301,28 @@ impl Registry {
         standing.collect()
     }
 
+    /// Those that stand among the next [`Registry::SLICE`] slots, and the slot to go on from.
+    /// A walk over many goes in slices, so that frames are relayed in between.
+    pub fn slice(&self, from: usize) -> (Vec<Standing>, Option<usize>) {
+        let entries = self.entries.borrow();
+        let end = from.saturating_add(Self::SLICE);
+        let standing = (from..end.min(entries.capacity())).filter_map(|slot| {
+            let entry = entries.get(slot)?;
+            let about = entry.about.clone()?;
+            let id = self.id(slot, entry.serial);
+            Some(Standing { id, mailbox: entry.mailbox.clone(), about })
+        });
+        (standing.collect(), (end < entries.capacity()).then_some(end))
+    }
+
+    /// Slots that are looked at in one turn.
+    pub const SLICE: usize = 1024;
+
+    fn id(&self, slot: usize, serial: u32) -> ConnId {
+        let slot = u32::try_from(slot).expect("a worker has fewer than 2^32 sockets");
+        ConnId { worker: self.worker, slot, serial }
+    }
+
     pub fn len(&self) -> usize {
         self.entries.borrow().len()
     }
@@ -156,6 +330,14 @@ impl Registry {
     pub fn is_empty(&self) -> bool {
         self.entries.borrow().is_empty()
     }
+}
+
+/// A tunnel that stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub id: ConnId,
+    pub mailbox: Rc<Mailbox>,
+    pub about: Rc<About>,
 }
 
 /// A place in a registry; dropping it gives it back.
@@ -169,8 +351,7 @@ pub struct Seat {
 
 impl Seat {
     pub fn id(&self) -> ConnId {
-        let slot = u32::try_from(self.slot).expect("a worker has fewer than 2^32 sockets");
-        ConnId { worker: self.registry.worker, slot, serial: self.serial }
+        self.registry.id(self.slot, self.serial)
     }
 
     pub fn mailbox(&self) -> Rc<Mailbox> {

@@ -32,6 +32,8 @@ pub enum Blame {
 }
 
 impl Blame {
+    pub const ALL: [Blame; 3] = [Blame::Client, Blame::Upstream, Blame::Edge];
+
     /// The word in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +74,8 @@ pub enum Reason {
     TokenExpired,
     /// The authorizer was asked again, and refused.
     AuthorizationRevoked,
+    /// By an operator.
+    Kicked,
     Drain,
     /// Its endpoint, or its route, was deleted from the configuration.
     EndpointRemoved,
@@ -110,8 +114,42 @@ pub enum Manner {
 }
 
 impl Reason {
+    /// Every reason there is.
+    pub const ALL: [Reason; 27] = {
+        use Side::{Client, Upstream};
+        [
+            Reason::Closed(Client),
+            Reason::Closed(Upstream),
+            Reason::Lost(Client),
+            Reason::Lost(Upstream),
+            Reason::ProtocolError(Client),
+            Reason::ProtocolError(Upstream),
+            Reason::NotUtf8(Client),
+            Reason::NotUtf8(Upstream),
+            Reason::FrameTooBig(Client),
+            Reason::FrameTooBig(Upstream),
+            Reason::MessageTooBig(Client),
+            Reason::MessageTooBig(Upstream),
+            Reason::RateLimited,
+            Reason::HeartbeatTimeout(Client),
+            Reason::HeartbeatTimeout(Upstream),
+            Reason::FrameStalled(Client),
+            Reason::FrameStalled(Upstream),
+            Reason::SlowConsumer(Client),
+            Reason::SlowConsumer(Upstream),
+            Reason::IdleTimeout,
+            Reason::MaxAge,
+            Reason::TokenExpired,
+            Reason::AuthorizationRevoked,
+            Reason::Kicked,
+            Reason::Drain,
+            Reason::EndpointRemoved,
+            Reason::RouteRemoved,
+        ]
+    };
+
     /// Every word that [`Reason::as_str`] can say.
-    pub const WORDS: [&'static str; 19] = [
+    pub const WORDS: [&'static str; 20] = [
         "client_close",
         "upstream_close",
         "client_lost",
@@ -128,6 +166,7 @@ impl Reason {
         "max_age",
         "token_expired",
         "authorization_revoked",
+        "kicked",
         "drain",
         "endpoint_removed",
         "route_removed",
@@ -155,6 +194,7 @@ impl Reason {
             Reason::MaxAge => "max_age",
             Reason::TokenExpired => "token_expired",
             Reason::AuthorizationRevoked => "authorization_revoked",
+            Reason::Kicked => "kicked",
             Reason::Drain => "drain",
             Reason::EndpointRemoved => "endpoint_removed",
             Reason::RouteRemoved => "route_removed",
@@ -185,7 +225,9 @@ impl Reason {
             | Reason::Drain
             | Reason::EndpointRemoved
             | Reason::RouteRemoved => Manner::Orderly,
-            Reason::TokenExpired | Reason::AuthorizationRevoked => Manner::Expelled,
+            Reason::TokenExpired | Reason::AuthorizationRevoked | Reason::Kicked => {
+                Manner::Expelled
+            }
         }
     }
 
@@ -205,7 +247,7 @@ impl Reason {
             Reason::FrameTooBig(Upstream) | Reason::MessageTooBig(Upstream) => {
                 (Some(Error), Some(Size))
             }
-            Reason::RateLimited => (Some(Policy), Some(Away)),
+            Reason::RateLimited | Reason::Kicked => (Some(Policy), Some(Away)),
             Reason::HeartbeatTimeout(Client) => (Some(Away), Some(Away)),
             Reason::HeartbeatTimeout(Upstream) => (Some(Restart), Some(Away)),
             Reason::FrameStalled(Client) | Reason::SlowConsumer(Client) => {
@@ -285,6 +327,7 @@ mod tests {
             (Reason::MaxAge, "max_age", Blame::Edge, 1001, 1001),
             (Reason::TokenExpired, "token_expired", Blame::Edge, 4001, 1001),
             (Reason::AuthorizationRevoked, "authorization_revoked", Blame::Edge, 4001, 1001),
+            (Reason::Kicked, "kicked", Blame::Edge, 1008, 1001),
             (Reason::Drain, "drain", Blame::Edge, 1012, 1001),
             (Reason::EndpointRemoved, "endpoint_removed", Blame::Edge, 1012, 1001),
             (Reason::RouteRemoved, "route_removed", Blame::Edge, 1012, 1001),
@@ -293,6 +336,7 @@ mod tests {
             let closes = reason.closes();
             assert_eq!(reason.as_str(), word);
             assert!(Reason::WORDS.contains(&word), "{word} is not counted");
+            assert!(Reason::ALL.contains(&reason), "{word} is not shown");
             assert_eq!(reason.by(), by, "{word}");
             assert_eq!(closes.client.map_or(0, u16::from), client, "{word} to the client");
             assert_eq!(closes.upstream.map_or(0, u16::from), upstream, "{word} to the upstream");

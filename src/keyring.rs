@@ -131,6 +131,11 @@ impl Rings {
         Rings { living: Vec::new(), fetches: fetches.unwrap_or_default() }
     }
 
+    /// How fetches came out, also before the last reload.
+    pub fn fetches(&self) -> &Fetches {
+        &self.fetches
+    }
+
     /// The ring of a route's rule; one of a URL that was there before is the same. Reads what a
     /// file or the environment holds.
     pub fn of(&mut self, token: &Token, before: Option<&Rings>) -> Result<Arc<Ring>, KeyringFault> {

@@ -22,6 +22,7 @@
 //! | --- | --- |
 //! | `main.rs` | allocator, arguments, exit code |
 //! | [`cli`] | the commands a person types; the only place for anyhow |
+//! | [`admin`] | metrics, probes, and what operators see and do: sends commands, calls nothing above |
 //! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
@@ -57,6 +58,7 @@
 // A new variant of a closed enum asks everywhere what is to be done with it.
 #![warn(clippy::match_wildcard_for_single_variants)]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -143,6 +143,7 @@ async fn the_files_of_conf_are_good_once_the_files_they_name_are_made() {
         std::fs::copy(certificate("localhost"), certificate("edge")).expect("the edge's own");
     }
     std::fs::write(folder.path().join("certs/seed"), "a seed").expect("a seed for hashes");
+    std::fs::write(folder.path().join("certs/admin.token"), "0123456789abcdef").expect("a token");
     std::fs::create_dir(folder.path().join("conf")).expect("a folder");
     for name in ["wsgate.toml", "reference.toml"] {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);

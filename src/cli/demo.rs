@@ -45,10 +45,10 @@ pub fn demo() -> anyhow::Result<()> {
     let echoes = [start_echo("one")?, start_echo("two")?];
     let text = configuration(&certificate, &key, &secret, echoes);
     let mut config = parse(&text)?;
-    logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
+    let _log = logging::start(Log { format: LogFormat::Text, level: tracing::Level::DEBUG });
     let server = bind(&mut config, page(&secret)?)?;
     print(introduction(&server.addresses(), &certificate, echoes))?;
-    run::serve(server, None)
+    run::serve(server, None, None)
 }
 
 /// `./certs` in a checkout, else a folder of the user's own.

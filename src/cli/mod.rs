@@ -8,6 +8,7 @@
 mod check;
 mod demo;
 mod diff;
+mod drain;
 mod logging;
 mod run;
 mod schema;
@@ -53,6 +54,8 @@ enum Command {
         /// The one in its place
         new: PathBuf,
     },
+    /// Have a running process drain: Close to every client, no new ones; it lives on until SIGTERM
+    Drain(drain::Arguments),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Show wsgate at work, with a certificate, two echo servers and a page of its own
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => {
             return token::token(command).unwrap_or_else(|error| fail(&error));
         }
+        Command::Drain(arguments) => drain::drain(arguments),
         Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

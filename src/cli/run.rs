@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::logging::{self, LogHandle};
+use super::logging::{self, LogHandle, LostLines, Started};
 use super::{check, fail};
+use crate::admin::{Admin, Process};
 use crate::config::{Config, Loaded};
 use crate::server::source::Source;
 use crate::server::{Reloading, Server, Signal, Start};
@@ -38,10 +40,15 @@ pub fn run(file: &Path, grace: Option<Duration>) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let log = logging::start(loaded.config.server.log);
+    let Started { handle: log, lost, rest: _rest } = logging::start(loaded.config.server.log);
     let reloads = Reloads { start: Start::new(source, &loaded), log };
     let server = Server::bind(&loaded.config, None).map_err(anyhow::Error::from);
-    match server.and_then(|server| serve(server, Some(reloads))) {
+    let admin = loaded.config.admin.as_ref().map(Admin::bind).transpose();
+    let served = server.and_then(|server| {
+        let admin = admin?.map(|admin| (admin, lost));
+        serve(server, admin, Some(reloads))
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -68,7 +75,11 @@ pub struct Reloads {
 }
 
 /// Serves on this thread and the workers' until a signal.
-pub fn serve(server: Server, reloads: Option<Reloads>) -> anyhow::Result<()> {
+pub fn serve(
+    server: Server,
+    admin: Option<(Admin, LostLines)>,
+    reloads: Option<Reloads>,
+) -> anyhow::Result<()> {
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -81,7 +92,19 @@ pub fn serve(server: Server, reloads: Option<Reloads>) -> anyhow::Result<()> {
             Reloading::new(start, sender.clone(), adopted)
         });
         watch_signals(sender)?;
-        server.run(signals, reloading).await.context("cannot start the workers")
+        let running = server.start().context("cannot start the workers")?;
+        if let Some((admin, lost)) = admin {
+            admin.serve(Process {
+                published: running.published.clone(),
+                tallies: running.tallies.clone(),
+                banned: running.banned.clone(),
+                workers: running.workers.clone(),
+                requests: running.requests.clone(),
+                lost_lines: Arc::new(move || lost.count()),
+            });
+        }
+        running.run(signals, reloading).await;
+        Ok(())
     });
     // The system's resolver may hang in a look-up, which is nothing to wait for.
     runtime.shutdown_background();

@@ -14,8 +14,8 @@ use super::origins::StatedOrigin;
 use super::quantities::{Bytes, CloseCode, Count, Lasting, OrOff};
 use super::tokens::{Variable, Words};
 use super::{
-    Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config, Drain,
-    HashKey, HeaderEdits, Health, KeySource, Listener, ListenerLimits, ListenerTimeouts,
+    Admin, Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config,
+    Drain, HashKey, HeaderEdits, Health, KeySource, Listener, ListenerLimits, ListenerTimeouts,
     ListenerTls, Log, NamedFile, NamedVariable, Networks, Origin, Passive, Reject, Resolve,
     Rewrite, Route, Server, Token, Upstream, UpstreamTls, file,
 };
@@ -35,6 +35,10 @@ pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Named)>
         listeners: all(file.listener.value?.0, |table| listener(table, &mut files))?,
         routes: all(file.route.value?.0, |table| route(table, &upstreams, &mut files))?,
         upstreams,
+        admin: match file.admin.value? {
+            Some(table) => Some(admin(table, &mut files)?),
+            None => None,
+        },
     };
     Some((config, files.named))
 }
@@ -94,6 +98,16 @@ fn drain(table: file::Drain) -> Option<Drain> {
         window: table.window.value?,
         timeout: table.timeout.value?.0,
         code: table.code.value?.0,
+    })
+}
+
+fn admin(table: file::Admin, files: &mut Files<'_>) -> Option<Admin> {
+    let hosts = table.hosts.value?.into_iter();
+    Some(Admin {
+        listen: table.listen.value?.map(Spanned::into_inner),
+        probes: table.probes.value?.map(Spanned::into_inner),
+        token_file: table.token_file.value?.map(|name| files.add(name, "admin token")),
+        hosts: hosts.map(|host| host.into_inner().0).collect(),
     })
 }
 

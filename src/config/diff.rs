@@ -59,6 +59,10 @@ impl fmt::Display for Change {
 pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let mut found = Found::default();
     server(&old.server, &new.server, &mut found);
+    if old.admin != new.admin {
+        found.of = "admin".to_owned();
+        found.add("changed", Effect::Restart);
+    }
     listeners(&old.listeners, &new.listeners, &mut found);
     upstreams(&old.upstreams, &new.upstreams, &mut found);
     routes(old, new, &mut found);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jsonwebtoken::Algorithm;
 use toml::Spanned;
 
+use super::admin::HostName;
 use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
 use super::endpoints::{ServerName, SourceAddress};
 use super::names::{
@@ -20,8 +21,8 @@ use super::reader::{Literal, Tables, table};
 use super::tokens::{Forwarded, KeysUrl, RequiredClaims, Variable, Words};
 use super::urls::Url;
 use super::{
-    Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved, OriginPattern,
-    PlainHttp, Probe, Reject, SameSite, TokenSource, Utf8,
+    AdminAddress, Compression, EndpointAddress, HashKey, HostAndPort, LogFormat, OnRemoved,
+    OriginPattern, PlainHttp, Probe, Reject, SameSite, TokenSource, Utf8,
 };
 use crate::plan::{Action, OnExpiry, Payer};
 use crate::route::{HostPattern, PathPattern};
@@ -44,8 +45,23 @@ table! {
         upstream: Tables<Upstream>,
         /// Which requests go to which upstream, and under what rules.
         route: Tables<Route>,
+        /// Where operators look and act; without this table nothing listens for them.
+        admin: Option<Admin>,
     }
-    later ["admin"]
+}
+
+table! {
+    /// Where operators look and act; without this table nothing listens for them.
+    "[admin]": Admin {
+        /// For metrics and the API: "ip:port" or "unix:/path".
+        listen: Option<Spanned<AdminAddress>>,
+        /// For /healthz, /readyz and /metrics alone, without a token.
+        probes: Option<Spanned<AdminAddress>>,
+        /// A file whose content is the token; without one nothing can be changed over TCP.
+        token_file: Option<Spanned<FileName>>,
+        /// Names that `listen` may be called by, besides IP addresses and localhost.
+        hosts: Vec<Spanned<HostName>> = Literal::EmptyList,
+    }
 }
 
 table! {

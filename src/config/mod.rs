@@ -6,6 +6,7 @@
 //! a person reads when a file is wrong, `schema` what an editor reads. Only a `Config` leaves this
 //! module, and one exists only when it passed.
 
+mod admin;
 mod balancing;
 mod build;
 mod diagnostics;
@@ -38,6 +39,7 @@ use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
+pub use self::admin::{TokenFault, admin_address, read_token};
 pub use self::diagnostics::{Diagnostic, Paint, Report, Severity, Span};
 pub use self::diff::{Change, Effect, changes};
 pub use self::quantities::duration;
@@ -53,6 +55,33 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
     pub routes: Vec<Route>,
+    pub admin: Option<Admin>,
+}
+
+/// Where operators look and act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub listen: Option<AdminAddress>,
+    /// For probes and metrics alone.
+    pub probes: Option<AdminAddress>,
+    pub token_file: Option<PathBuf>,
+    /// In lower case.
+    pub hosts: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => write!(out, "{address}"),
+            AdminAddress::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Config {

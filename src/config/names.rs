@@ -279,7 +279,7 @@ impl Text for EndpointAddress {
         let help =
             "write \"127.0.0.1:9001\", \"[::1]:9001\", \"name:9001\" or \"unix:/run/app.sock\"";
         if let Some(path) = text.strip_prefix("unix:") {
-            return socket_path(path);
+            return socket_path(path).map(EndpointAddress::Unix);
         }
         if let Some((_, rest)) = text.split_once("://") {
             let host = rest.split('/').next().unwrap_or(rest);
@@ -325,7 +325,7 @@ pub(super) fn port_number(text: &str) -> Option<u16> {
 }
 
 /// The path of a unix socket: absolute, and short enough for the kernel (`sun_path`, unix(7)).
-fn socket_path(path: &str) -> Result<EndpointAddress, Complaint> {
+pub(super) fn socket_path(path: &str) -> Result<PathBuf, Complaint> {
     const LONGEST: usize = 107;
     let help = "write the whole path, such as \"unix:/run/app.sock\"";
     if !path.starts_with('/') || path.contains('\0') {
@@ -337,7 +337,7 @@ fn socket_path(path: &str) -> Result<EndpointAddress, Complaint> {
             help,
         ));
     }
-    Ok(EndpointAddress::Unix(path.into()))
+    Ok(path.into())
 }
 
 /// A name as DNS and `/etc/hosts` know it; four numbers with dots are an address that failed.

@@ -551,6 +551,10 @@ fn server(lines: &str) -> String {
     format!("[server]\n{lines}\n{LEAST}")
 }
 
+fn admin(lines: &str) -> String {
+    format!("{LEAST}\n[admin]\n{lines}\n")
+}
+
 fn listener(lines: &str) -> String {
     least_with("[[upstream]]", &format!("{lines}\n[[upstream]]"))
 }
@@ -598,7 +602,12 @@ told! {
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
     keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
-        + "redirect = \"https\"\n[admin]\nlisten = \"127.0.0.1:9090\"\n",
+        + "redirect = \"https\"\n",
+    bad_admin_addresses: admin("listen = \"localhost:9090\"\nprobes = \"unix:wsgate.sock\"\n\
+        hosts = [\"http://edge\", \"edge:80\"]"),
+    an_admin_that_listens_nowhere: admin("hosts = [\"edge\"]"),
+    an_admin_for_anybody: admin("listen = \"0.0.0.0:9090\""),
+    an_admin_on_a_taken_port: admin("listen = \"127.0.0.1:8080\"\nprobes = \"0.0.0.0:8080\""),
     required_keys_missing: "[[listener]]\n[listener.tls]\n[[upstream]]\n[[route]]\n\
         rewrite = {}\n",
     an_endpoint_without_an_address: least_with("[\"127.0.0.1:9001\"]", "[{}]"),

@@ -19,7 +19,7 @@ use super::origins::StatedOrigin;
 use super::quantities::{Bytes, Lasting, OrOff, show_bytes, show_duration};
 use super::reader::{Faults, Field, nearest, refuse_twins};
 use super::{
-    Compression, EndpointAddress, Parsed, Utf8, build, validate_balancing as balancing,
+    Compression, EndpointAddress, Parsed, Utf8, admin, build, validate_balancing as balancing,
     validate_token as token,
 };
 use crate::plan::{Action, Payer};
@@ -29,6 +29,7 @@ use crate::route::{HostPattern, PathPattern};
 pub(super) fn config(file: File, faults: Faults, folder: &Path) -> Result<Parsed, Faults> {
     let mut found = faults;
     listeners(&file, &mut found);
+    admin::validate(&file, &mut found);
     upstreams(&file, &mut found);
     routes(&file, &mut found);
     drain(&file, &mut found);

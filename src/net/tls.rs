@@ -29,6 +29,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{Stream, leg};
 use crate::config::{CertificateFiles, ClientAuth, ListenerTls, UpstreamTls};
+use crate::metrics::TlsFailure;
 
 /// A TLS connection whose handshake is done, as HTTP reads and writes it.
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
@@ -107,7 +108,10 @@ pub fn upstream_faults(tls: &UpstreamTls) -> Vec<TlsFault> {
 
 /// Accepts TLS on one listener.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    expires: Option<SystemTime>,
+}
 
 impl Acceptor {
     /// Reads the listener's files. TLS 1.2 and 1.3, ALPN `http/1.1`, session tickets.
@@ -129,15 +133,21 @@ impl Acceptor {
             .iter()
             .map(|files| Certificate::load(files, &provider))
             .collect::<Result<Vec<_>, _>>()?;
+        let expires = certificates.iter().filter_map(Certificate::expires).min();
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Ticketer::new().expect("the system's random numbers can be had");
-        Ok(Acceptor(TlsAcceptor::from(Arc::new(config))))
+        Ok(Acceptor { tls: TlsAcceptor::from(Arc::new(config)), expires })
+    }
+
+    /// When the first of its certificates ends.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     /// Shakes hands as a server.
     pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
-        let stream = self.0.accept(socket).await?;
+        let stream = self.tls.accept(socket).await?;
         Ok(Stream::tls(stream.into()))
     }
 }
@@ -191,22 +201,71 @@ impl Certificate {
         ParsedCertificate::try_from(self.0.end_entity_cert()?)
     }
 
-    /// How long it has been invalid. Of all that a verifier asks, the dates come first, so no
-    /// authority needs to be known.
+    /// How long it has been invalid.
     fn expired_since(&self, now: UnixTime) -> Option<Duration> {
+        let ended = now.as_secs().checked_sub(self.ends_before(now)?.as_secs())?;
+        Some(Duration::from_secs(ended))
+    }
+
+    /// When it ends.
+    fn expires(&self) -> Option<SystemTime> {
+        // A verifier tells only of what has ended: it is asked in the year 9999, and of one that
+        // lasts longer (RFC 5280 §4.1.2.5) nothing is told.
+        const END_OF_TIME: Duration = Duration::from_secs(253_402_300_799);
+        let ends = self.ends_before(UnixTime::since_unix_epoch(END_OF_TIME))?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.as_secs()))
+    }
+
+    /// When it ends, if that is before `now`. Of all that a verifier asks, the dates come first,
+    /// so no authority needs to be known.
+    fn ends_before(&self, now: UnixTime) -> Option<UnixTime> {
         let parsed = self.parsed().ok()?;
         let nobody = RootCertStore::empty();
         match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, &[]) {
             Err(Error::InvalidCertificate(CertificateError::ExpiredContext {
-                time,
-                not_after,
-            })) => Some(Duration::from_secs(time.as_secs().saturating_sub(not_after.as_secs()))),
+                not_after, ..
+            })) => Some(not_after),
             _ => None,
         }
     }
 
     fn is_for(&self, name: &ServerName<'_>) -> bool {
         self.parsed().is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
+    }
+}
+
+/// Why a handshake as a server failed, for the counters.
+pub fn failure(error: &io::Error) -> TlsFailure {
+    use tokio_rustls::rustls::AlertDescription as Alert;
+    let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match fault {
+        Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => TlsFailure::NoShared,
+        Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented) => {
+            TlsFailure::BadCertificate
+        }
+        Some(Error::AlertReceived(
+            Alert::HandshakeFailure
+            | Alert::ProtocolVersion
+            | Alert::InsufficientSecurity
+            | Alert::NoApplicationProtocol,
+        )) => TlsFailure::NoShared,
+        Some(Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA,
+        )) => TlsFailure::BadCertificate,
+        Some(Error::AlertReceived(Alert::CloseNotify | Alert::UserCanceled)) => TlsFailure::Closed,
+        Some(_) => TlsFailure::Other,
+        None => match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => TlsFailure::Closed,
+            _ => TlsFailure::Other,
+        },
     }
 }
 
@@ -581,6 +640,15 @@ mod tests {
             received.extend_from_slice(&scratch.plain[HEADROOM..HEADROOM + read]);
         }
         received
+    }
+
+    #[test]
+    fn a_listener_knows_when_its_first_certificate_ends() {
+        let [soon, late] = [Authority::new(), Authority::new()];
+        let certificates = vec![late.sign(&["a.example"], 2999), soon.sign(&["b.example"], 2099)];
+        let acceptor = Acceptor::new(&ListenerTls { certificates, client_auth: None }).unwrap();
+        let ends = acceptor.expires().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(ends, Duration::from_secs(4_102_358_400)); // 2099-12-31
     }
 
     #[tokio::test]

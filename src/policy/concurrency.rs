@@ -42,6 +42,11 @@ impl Caps {
         self.lock().all
     }
 
+    /// Clients that are counted.
+    pub(super) fn keys(&self) -> usize {
+        self.lock().by_client.len()
+    }
+
     /// A place for one more connection of `client`.
     pub(super) fn take(self: &Arc<Caps>, client: ClientKey) -> Result<Permit, Cap> {
         let mut live = self.lock();

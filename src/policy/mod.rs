@@ -7,6 +7,7 @@
 //! without which nothing dials.
 
 pub mod authorize;
+mod banned;
 mod concurrency;
 pub mod keys;
 mod origin;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 
 use self::authorize::{Approval, Refusal};
+pub use self::banned::{Banned, TooManyBanned};
 use self::concurrency::{Cap, Caps, Permit};
 pub use self::origin::OriginRefused;
 use self::rate::Handshakes;
@@ -224,6 +226,12 @@ impl Policy {
     /// Connections that were admitted and live.
     pub fn connections(&self) -> usize {
         self.connections.live()
+    }
+
+    /// Clients and subjects that its limiters know at the moment.
+    pub fn keys(&self) -> usize {
+        let subjects = self.subjects.as_ref().map_or(0, |subjects| subjects.keys());
+        self.handshakes.keys() + self.connections.keys() + subjects
     }
 
     fn place(&self, subject: Option<&Subject>, now: Instant) -> Result<Option<Place>, Denied> {

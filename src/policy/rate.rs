@@ -58,6 +58,11 @@ impl Handshakes {
         Ok(())
     }
 
+    /// Clients that have a bucket.
+    pub(super) fn keys(&self) -> usize {
+        self.lock().clients.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -84,6 +84,11 @@ impl Subjects {
         Some(Place { subjects: self.clone(), subject: subject.clone(), rates })
     }
 
+    /// Subjects that are known.
+    pub(super) fn keys(&self) -> usize {
+        self.lock().known.len()
+    }
+
     /// Has a rate of every subject begin anew.
     pub(super) fn renew(&self, rate: impl Fn(&SharedRates) -> &SharedBucket) {
         let state = self.lock();

@@ -97,6 +97,7 @@ pub(super) async fn admit(
     let identified = entered.identify(identity, Instant::now()).map_err(denied)?;
     let Some(rules) = identified.authorizer() else {
         let admission = identified.admit(None, now).map_err(denied)?;
+        refuse_banned(worker, &admission)?;
         return Ok(Admitted { admission, claims, question: None });
     };
     let names = route.token.as_ref().map_or(&[][..], |asked| &asked.forwarded);
@@ -106,7 +107,17 @@ pub(super) async fn admit(
     let mut approval = ask(worker, route, rules, fields).await.map_err(denied)?;
     let claims = [claims, approval.take_fields()].concat();
     let admission = identified.admit(Some(approval), Instant::now()).map_err(denied)?;
+    refuse_banned(worker, &admission)?;
     Ok(Admitted { admission, claims, question })
+}
+
+/// Refuses a subject that an operator has sent away for a time.
+pub(super) fn refuse_banned(worker: &Worker, admission: &Admission) -> Result<(), Rejection> {
+    let banned = |subject| worker.banned.holds(subject, Instant::now());
+    match admission.subject().is_some_and(banned) {
+        true => Err(Rejection::Kicked),
+        false => Ok(()),
+    }
 }
 
 /// The target as it came, as a field may have it.

@@ -1,9 +1,10 @@
 //! The record of one request until it is answered: it ends in exactly one log line, or in none
-//! when all went well.
+//! when all went well, and is counted once.
 //!
 //! hyper drops a request's future when its client leaves; that is seen here, by the drop.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Response;
 use tracing::Level;
@@ -12,6 +13,7 @@ use super::body::Body;
 use super::headers::{ClientAddress, RequestId};
 use super::rejection::{Outcome, Rejection};
 use crate::ending::Blame;
+use crate::metrics::{NO_ROUTE, WorkerTally};
 
 /// Bytes of a field in a log line.
 const FIELD: usize = 256;
@@ -21,15 +23,27 @@ pub(super) struct Attempt {
     id: RequestId,
     path: String,
     route: Option<Arc<str>>,
-    /// What its line says when it is refused.
-    message: &'static str,
+    tally: Arc<WorkerTally>,
+    began: Instant,
+    /// It asks for no WebSocket, and need not; whoever passes it on counts it.
+    plain: bool,
     open: bool,
 }
 
 impl Attempt {
-    pub(super) fn new(client: ClientAddress, id: RequestId, path: &str) -> Attempt {
-        let message = "handshake refused";
-        Attempt { client, id, path: clean(path), route: None, message, open: true }
+    pub(super) fn new(
+        client: ClientAddress,
+        id: RequestId,
+        path: &str,
+        tally: Arc<WorkerTally>,
+    ) -> Attempt {
+        let (path, began) = (clean(path), Instant::now());
+        Attempt { client, id, path, route: None, tally, began, plain: false, open: true }
+    }
+
+    /// How long it has taken so far.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
     }
 
     pub(super) fn client(&self) -> ClientAddress {
@@ -46,7 +60,7 @@ impl Attempt {
 
     /// It asks for no WebSocket, and need not.
     pub(super) fn plain(&mut self) {
-        self.message = "request refused";
+        self.plain = true;
     }
 
     /// It was answered as it should be.
@@ -78,14 +92,18 @@ impl Attempt {
     fn log(&mut self, outcome: Outcome, status: Option<u16>, detail: &str) {
         self.open = false;
         let by = outcome.by().map_or("-", Blame::as_str);
-        let route = self.route.as_deref().unwrap_or("-");
+        let route = self.route.as_deref().unwrap_or(NO_ROUTE);
+        let message = if self.plain { "request refused" } else { "handshake refused" };
+        if !self.plain {
+            self.tally.route(route).handshakes(outcome.as_str()).add(1);
+        }
         let (client, request_id, path) = (self.client.addr, self.id.as_str(), &self.path);
         let (outcome, level, detail) = (outcome.as_str(), outcome.level(), clean(detail));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
                     outcome, status, by, %client, route, path, request_id, detail,
-                    "{}", self.message
+                    "{message}"
                 )
             };
         }

@@ -99,7 +99,7 @@ pub(super) async fn ask(
 
 /// Counts an answer or its fault; the log has a line when the one follows the other.
 fn note(worker: &Worker, route: &Route, rules: &Authorize, fault: Option<&str>) {
-    let tally = worker.tally(&route.name);
+    let tally = worker.tally.route(&route.name);
     let count = if fault.is_none() { &tally.verdicts } else { &tally.no_verdicts };
     count.add(1);
     let failed = route.authorizer_fails.swap(fault.is_some(), Ordering::Relaxed);

@@ -19,7 +19,6 @@ mod websocket;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +35,8 @@ use self::headers::{Facts, RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
 use crate::config::PlainHttp;
 use crate::control::Registry;
-use crate::metrics::RouteTally;
+use crate::metrics::WorkerTally;
+use crate::policy::Banned;
 use crate::route::{Target, TargetFault, rewritten};
 use crate::snapshot::{Route, Snapshot};
 use crate::tunnel::Shared;
@@ -53,20 +53,27 @@ pub struct Worker {
     /// When the last of what a drain ends is to have ended; set before `draining` is.
     pub window_end: Cell<Option<Instant>>,
     pool: Rc<Pool>,
-    tallies: RefCell<HashMap<Arc<str>, Arc<RouteTally>>>,
+    pub tally: Arc<WorkerTally>,
+    banned: Arc<Banned>,
     asking: Asking,
 }
 
 impl Worker {
-    pub fn new(snapshot: Arc<Snapshot>, registry: Rc<Registry>, shared: Rc<Shared>) -> Rc<Worker> {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        registry: Rc<Registry>,
+        shared: Rc<Shared>,
+        banned: Arc<Banned>,
+    ) -> Rc<Worker> {
         Rc::new(Worker {
             snapshot: snapshot.into(),
             registry,
+            tally: shared.tally.clone(),
             shared,
             draining: watch::Sender::new(false),
             window_end: Cell::new(None),
             pool: Rc::default(),
-            tallies: RefCell::default(),
+            banned,
             asking: Asking::default(),
         })
     }
@@ -83,11 +90,6 @@ impl Worker {
 
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
-    }
-
-    /// This worker's counters of a route.
-    fn tally(&self, route: &Arc<str>) -> Arc<RouteTally> {
-        self.tallies.borrow_mut().entry(route.clone()).or_default().clone()
     }
 }
 
@@ -123,7 +125,7 @@ pub async fn call(
     let client = client_address(downstream.peer.ip(), request.headers(), &snapshot.trusted_proxies);
     let id = RequestId::of(request.headers(), client, rand::random());
     let progress = request.body().progress();
-    let mut attempt = Attempt::new(client, id, request.uri().path());
+    let mut attempt = Attempt::new(client, id, request.uri().path(), worker.tally.clone());
     let result = answer(&worker, &snapshot, downstream, request, &mut attempt).await;
     let rejection = match result {
         Ok(response) => return response,

@@ -47,7 +47,7 @@ pub(super) async fn pass(
         Ok(response) => response.status(),
         Err(rejection) => rejection.status(),
     };
-    worker.tally(&route.name).answered(status).add(1);
+    worker.tally.route(&route.name).answered(status).add(1);
     result
 }
 

@@ -58,6 +58,8 @@ pub enum Rejection {
     SubjectCap(RetryAfter),
     #[error("too many connections in all")]
     TotalCap(RetryAfter),
+    #[error("an operator has sent this subject away")]
+    Kicked,
     /// The route counts by subject.
     #[error("nothing names the subject that this route counts by")]
     NoSubject,
@@ -103,7 +105,8 @@ impl Rejection {
             Rejection::Network
             | Rejection::Origin(_)
             | Rejection::TokenLacks(..)
-            | Rejection::NoSubject => StatusCode::FORBIDDEN,
+            | Rejection::NoSubject
+            | Rejection::Kicked => StatusCode::FORBIDDEN,
             Rejection::ClientRate(_) | Rejection::ClientCap(_) | Rejection::SubjectCap(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
@@ -132,6 +135,7 @@ impl Rejection {
             Rejection::TotalRate(_) => Outcome::Rate(Of::All),
             Rejection::ClientCap(_) | Rejection::SubjectCap(_) => Outcome::Cap(Of::Client),
             Rejection::TotalCap(_) => Outcome::Cap(Of::All),
+            Rejection::Kicked => Outcome::Kicked,
             Rejection::NoToken(_) => Outcome::TokenMissing,
             Rejection::BadToken(..) => Outcome::TokenInvalid,
             Rejection::TokenLacks(..) | Rejection::NoSubject => Outcome::TokenScope,
@@ -225,6 +229,7 @@ impl Rejection {
                 "The server is busy; connect again later."
             }
             Rejection::NoSubject => "Nothing says who you are.",
+            Rejection::Kicked => "You may not connect here for a while.",
             Rejection::NoToken(_) => "A token is needed here.",
             Rejection::BadToken(_, Refused::Invalid(Invalid::Expired(_))) => {
                 "The token has expired."
@@ -371,6 +376,8 @@ pub enum Outcome {
     KeysUnavailable,
     Rate(Of),
     Cap(Of),
+    /// An operator has sent the subject away.
+    Kicked,
     /// The authorizer refused.
     Unauthorized,
     /// The authorizer did not answer, or in no way that could be understood.
@@ -402,6 +409,7 @@ impl Outcome {
             Outcome::KeysUnavailable => "keys_unavailable",
             Outcome::Rate(_) => "rate",
             Outcome::Cap(_) => "cap",
+            Outcome::Kicked => "kicked",
             Outcome::Unauthorized | Outcome::NoVerdict => "authorize",
             Outcome::Draining => "draining",
             Outcome::NoEndpoint => "no_endpoint",
@@ -438,19 +446,20 @@ impl Outcome {
             | Outcome::UpstreamRefused => Some(Blame::Upstream),
             Outcome::NoVerdict
             | Outcome::KeysUnavailable
+            | Outcome::Kicked
             | Outcome::Draining
             | Outcome::Rate(Of::All)
             | Outcome::Cap(Of::All) => Some(Blame::Edge),
         }
     }
 
-    /// The level of its log line. A drain is the edge's doing, but an order and no failure; a
-    /// bound on all clients that is met, an authorizer that fails or an issuer without keys is a
+    /// The level of its log line. A drain or a kick is the edge's doing, but an order and no
+    /// failure; a bound on all clients that is met, an authorizer that fails or an issuer without keys is a
     /// warning.
     pub fn level(self) -> Level {
         match (self, self.by()) {
             (_, None) => Level::DEBUG,
-            (Outcome::Draining, _) => Level::INFO,
+            (Outcome::Draining | Outcome::Kicked, _) => Level::INFO,
             (Outcome::NoVerdict | Outcome::KeysUnavailable, _)
             | (Outcome::Rate(Of::All) | Outcome::Cap(Of::All), _) => Level::WARN,
             (_, Some(Blame::Client)) => Level::INFO,

@@ -18,14 +18,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::admission::{Admitted, Purpose, admit};
+use super::admission::{Admitted, Purpose, admit, refuse_banned};
 use super::attempt::{Attempt, clean};
 use super::authorize::{Question, Recheck, Rechecking};
 use super::body::{Body, Passed};
 use super::headers::{
     Claims, Facts, client_headers, passed_headers, permitted_offer, upstream_headers,
 };
-use super::rejection::Rejection;
+use super::rejection::{Outcome, Rejection};
 use super::stickiness::{Sticky, append_cookie};
 use super::token;
 use super::turn_away::turn_away;
@@ -33,7 +33,7 @@ use super::{Downstream, SlowConsumer, Worker, facts, host_of, retry_after, upstr
 use crate::config::TokenSource;
 use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
-use crate::metrics::RouteTally;
+use crate::metrics::{RouteTally, WorkerTally};
 use crate::net::Stream;
 use crate::plan::Plan;
 use crate::policy::Admission;
@@ -148,11 +148,14 @@ async fn shake(
     // Between here and the 101 nothing is awaited: a drain or a reload that comes now finds the
     // seat taken.
     let plan = commit(worker, route, &opened.lease)?;
+    refuse_banned(worker, &admission)?;
     let about = Rc::new(About {
         client: attempt.client().addr,
+        subject: admission.subject().map(|subject| subject.as_str().into()),
         route: route.name.clone(),
         upstream: route.cluster.name().clone(),
         endpoint: opened.lease.endpoint().identity().clone(),
+        address: opened.lease.endpoint().label().clone(),
         began: Instant::now(),
     });
     seat.stand(about.clone());
@@ -175,6 +178,7 @@ async fn shake(
     };
     let expires = admission.settle();
     let (lease, downstream, route) = (opened.lease, downstream.clone(), route.clone());
+    let took = attempt.age();
     let prepared = Prepared {
         upstream,
         lease,
@@ -186,6 +190,7 @@ async fn shake(
         plan,
         route,
         downstream,
+        took,
     };
     Ok((response, Some(prepared)))
 }
@@ -274,6 +279,8 @@ struct Prepared {
     plan: Arc<Plan>,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
+    /// From the request's head to its 101.
+    took: Duration,
 }
 
 impl Prepared {
@@ -284,9 +291,12 @@ impl Prepared {
             Ok(upgraded) => {
                 tokio::task::spawn_local(self.live(&worker, upgraded));
             }
-            Err(_) => info!(id = %self.seat.id(), client = %self.about.client,
-                route = &*self.about.route, by = "client", outcome = "client_gone",
-                "handshake refused"),
+            Err(_) => {
+                let outcome = Outcome::ClientGone.as_str();
+                worker.tally.route(&self.about.route).handshakes(outcome).add(1);
+                info!(id = %self.seat.id(), client = %self.about.client,
+                    route = &*self.about.route, by = "client", outcome, "handshake refused");
+            }
         }
     }
 
@@ -302,7 +312,7 @@ impl Prepared {
             check_utf8: upstream.check_utf8,
             rates: admission.rates(),
         };
-        let tally = worker.tally(&about.route);
+        let tally = worker.tally.route(&about.route);
         let tunnel = Tunnel::new(
             client_end,
             upstream,
@@ -313,13 +323,24 @@ impl Prepared {
             rand::random(),
         )
         .expiring(expires, rand::random());
-        tally.opened().add(1);
+        tally.handshakes(Outcome::Ok.as_str()).add(1);
+        worker.tally.handshakes.observe(self.took);
+        let present = Present::new(worker.tally.clone(), about.clone());
         let recheck = question.map(|question| {
             let (worker, mailbox) = (worker.clone(), seat.mailbox());
             Recheck { worker, route, question, mailbox }.begin()
         });
-        let life =
-            Life { tunnel, tally, seat, lease, admission, recheck, _downstream: downstream, about };
+        let life = Life {
+            tunnel,
+            tally,
+            _present: present,
+            seat,
+            lease,
+            admission,
+            recheck,
+            _downstream: downstream,
+            about,
+        };
         life.log_opened();
         life
     }
@@ -335,6 +356,7 @@ fn unpinned(read: &[u8]) -> Bytes {
 struct Life {
     tunnel: Tunnel,
     tally: Arc<RouteTally>,
+    _present: Present,
     seat: Seat,
     lease: Lease,
     /// Who it is, and its places under the caps.
@@ -344,6 +366,25 @@ struct Life {
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     about: Rc<About>,
+}
+
+/// A tunnel that is counted among those that live.
+struct Present {
+    tally: Arc<WorkerTally>,
+    about: Rc<About>,
+}
+
+impl Present {
+    fn new(tally: Arc<WorkerTally>, about: Rc<About>) -> Present {
+        tally.came(&about.route, &about.upstream, &about.address);
+        Present { tally, about }
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.tally.left(&self.about.route, &self.about.upstream, &self.about.address);
+    }
 }
 
 impl Future for Life {

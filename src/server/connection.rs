@@ -27,7 +27,8 @@ use tracing::{debug, info};
 use super::listener::{Accepted, Listener};
 use super::slots::Slot;
 use crate::ending::Blame;
-use crate::net::{Stream, Watch};
+use crate::metrics::{NO_ROUTE, TlsFailure};
+use crate::net::{Stream, Watch, tls};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
@@ -65,10 +66,14 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 async fn accept(listener: &Listener, socket: std::net::TcpStream) -> io::Result<Stream> {
     let socket = TcpStream::from_std(socket)?;
     let Some(acceptor) = &listener.acceptor else { return Ok(Stream::tcp(socket)) };
-    match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
-        Ok(stream) => stream,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    let (failure, error) =
+        match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => (tls::failure(&error), error),
+            Err(_) => (TlsFailure::Timeout, io::ErrorKind::TimedOut.into()),
+        };
+    listener.slots.tallies.tls_failures(failure).add(1);
+    Err(error)
 }
 
 struct Served {
@@ -208,7 +213,8 @@ impl Served {
     fn log_refusal(&self, outcome: Outcome, status: Option<u16>, detail: &str) {
         let by = outcome.by().map(Blame::as_str);
         let client = self.downstream.peer.ip().to_canonical();
-        info!(outcome = outcome.as_str(), status, by, %client, route = "-", detail,
+        self.worker.tally.route(NO_ROUTE).handshakes(outcome.as_str()).add(1);
+        info!(outcome = outcome.as_str(), status, by, %client, route = NO_ROUTE, detail,
             "handshake refused");
     }
 }

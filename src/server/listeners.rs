@@ -1,6 +1,7 @@
 //! The listeners that are bound, and how they change: all that can fail is done before anything
 //! changes.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 use super::listener::{BindError, Listener};
 use super::slots::Slots;
 use crate::config::{self, ListenerTls};
+use crate::metrics::Tallies;
 use crate::net::socket;
 use crate::net::tls::{self, Acceptor, TlsFault};
 
@@ -22,8 +24,10 @@ use crate::net::tls::{self, Acceptor, TlsFault};
 /// left to the kernel.
 type Key = (SocketAddr, usize);
 
-#[derive(Default)]
-pub struct Listeners(Vec<Bound>);
+pub struct Listeners {
+    bound: Vec<Bound>,
+    tallies: Arc<Tallies>,
+}
 
 struct Bound {
     key: Key,
@@ -48,6 +52,11 @@ pub type Fresh = (TcpListener, watch::Receiver<Arc<Listener>>);
 pub struct Next(Vec<(Key, u64, Arc<Listener>, Option<TcpListener>)>);
 
 impl Listeners {
+    /// None yet.
+    pub fn new(tallies: Arc<Tallies>) -> Listeners {
+        Listeners { bound: Vec::new(), tallies }
+    }
+
     /// Reads the certificates of what has changed, and binds what is new or leaves it out.
     pub fn prepare(&self, configs: &[config::Listener], binds: Binds) -> Result<Next, BindError> {
         let mut next = Vec::with_capacity(configs.len());
@@ -55,11 +64,12 @@ impl Listeners {
             let earlier = configs[..index].iter().filter(|other| other.listen == config.listen);
             let key = (config.listen, earlier.count());
             let files = config.tls.as_ref().map_or(0, fingerprint);
-            let (listener, socket) = match self.0.iter().find(|bound| bound.key == key) {
+            let (listener, socket) = match self.bound.iter().find(|bound| bound.key == key) {
                 Some(bound) => (bound.again(config, files)?, None),
                 None if binds == Binds::Nothing => continue,
                 None => {
-                    let (listener, socket) = bind(config).map_err(|error| self.explain(error))?;
+                    let bound = bind(config, &self.tallies);
+                    let (listener, socket) = bound.map_err(|error| self.explain(error))?;
                     (listener, Some(socket))
                 }
             };
@@ -70,7 +80,7 @@ impl Listeners {
 
     /// Puts `next` in place of what is there; gives the sockets that are to be accepted from.
     pub fn replace(&mut self, Next(next): Next) -> Vec<Fresh> {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.bound);
         let mut fresh = Vec::new();
         for (key, files, listener, socket) in next {
             listener.slots.limit(listener.config.limits);
@@ -88,19 +98,29 @@ impl Listeners {
             if let Some(socket) = socket {
                 fresh.push((socket, published.subscribe()));
             }
-            self.0.push(Bound { key, files, listener, published });
+            self.bound.push(Bound { key, files, listener, published });
         }
         for removed in before {
             info!(address = %removed.listener.local, "no longer listening");
         }
+        self.tallies.certificates_end(self.expiries());
         fresh
+    }
+
+    /// When the certificates of each end, the first of them.
+    fn expiries(&self) -> BTreeMap<SocketAddr, SystemTime> {
+        let listeners = self.bound.iter().map(|bound| &bound.listener);
+        let expiry = |listener: &Arc<Listener>| {
+            Some((listener.local, listener.acceptor.as_ref()?.expires()?))
+        };
+        listeners.filter_map(expiry).collect()
     }
 
     /// An address that cannot be had may be taken by what runs.
     fn explain(&self, error: BindError) -> BindError {
         let BindError::Listen { address, error } = error else { return error };
         let own = |bound: &&Bound| bound.listener.local.port() == address.port();
-        match self.0.iter().find(own) {
+        match self.bound.iter().find(own) {
             Some(own) if error.kind() == io::ErrorKind::AddrInUse => {
                 BindError::Own { address, own: own.listener.local }
             }
@@ -109,7 +129,7 @@ impl Listeners {
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().map(|bound| bound.listener.local).collect()
+        self.bound.iter().map(|bound| bound.listener.local).collect()
     }
 }
 
@@ -127,7 +147,10 @@ impl Bound {
     }
 }
 
-fn bind(config: &config::Listener) -> Result<(Arc<Listener>, TcpListener), BindError> {
+fn bind(
+    config: &config::Listener,
+    tallies: &Arc<Tallies>,
+) -> Result<(Arc<Listener>, TcpListener), BindError> {
     let address = config.listen;
     let acceptor = acceptor(config)?;
     // Clients may put up with it, and there is no better one.
@@ -140,7 +163,7 @@ fn bind(config: &config::Listener) -> Result<(Arc<Listener>, TcpListener), BindE
         Ok((socket, local))
     };
     let (socket, local) = listen().map_err(|error| BindError::Listen { address, error })?;
-    let slots = Slots::new(config.limits);
+    let slots = Slots::new(config.limits, tallies.clone());
     Ok((Arc::new(Listener { config: config.clone(), acceptor, slots, local }), socket))
 }
 

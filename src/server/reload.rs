@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -18,7 +18,8 @@ use super::source::{Source, unusable_again};
 use super::watch::Watch;
 use super::{Control, Signal, read_authorities, workers};
 use crate::config::{Config, Effect, LoadError, Loaded, NamedFile, OnRemoved, changes};
-use crate::control::Command;
+use crate::control::{Command, Generation, Running};
+use crate::metrics::Renewed;
 use crate::snapshot::Snapshot;
 
 /// How long files that others are just writing may take to fit together, a certificate and its
@@ -50,6 +51,32 @@ pub struct Reloading {
     failing: Option<Failing>,
     /// Called with each configuration that is put to use.
     adopted: Box<dyn Fn(&Config)>,
+    /// The text of what runs.
+    text: Arc<str>,
+}
+
+/// How reloads went, for those who ask.
+#[derive(Default)]
+pub(super) struct Reloads {
+    /// Who waits for what comes of the one under way.
+    waiting: Vec<oneshot::Sender<Result<Generation, String>>>,
+    /// Why the last one failed, unless one has succeeded since.
+    failed: Option<Arc<str>>,
+}
+
+impl Reloads {
+    /// Has whoever holds the other end told of what comes next.
+    pub(super) fn await_next(&mut self, reply: oneshot::Sender<Result<Generation, String>>) {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        self.waiting.push(reply);
+    }
+
+    fn answer(&mut self, result: &Result<Generation, String>) {
+        for waiting in self.waiting.drain(..) {
+            // Who asked may have gone.
+            let _ = waiting.send(result.clone());
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +107,7 @@ pub struct Start {
     source: Source,
     files: Vec<PathBuf>,
     contents: u64,
+    text: Arc<str>,
 }
 
 impl Start {
@@ -89,7 +117,7 @@ impl Start {
         // Of a pipe nothing can be read again, so it never looks changed.
         let text = source.file.is_file().then(|| loaded.text().as_bytes());
         let contents = state(text, &files);
-        Start { source, files, contents }
+        Start { source, files, contents, text: loaded.text().into() }
     }
 }
 
@@ -100,11 +128,11 @@ impl Reloading {
         signals: mpsc::Sender<Signal>,
         adopted: impl Fn(&Config) + 'static,
     ) -> Reloading {
-        let Start { source, files, contents } = start;
+        let Start { source, files, contents, text } = start;
         let mut watch = Watch::start(signals);
         watch.follow(all_files(&source, &files));
         let judged = (contents, Verdict::Good);
-        Reloading { source, watch, files, judged, failing: None, adopted: Box::new(adopted) }
+        Reloading { source, watch, files, judged, failing: None, adopted: Box::new(adopted), text }
     }
 
     pub(super) fn retry_at(&self) -> Option<Instant> {
@@ -183,31 +211,61 @@ fn state(text: Option<&[u8]>, named: &[PathBuf]) -> u64 {
 }
 
 impl Control {
-    pub(super) fn reload(&mut self, reloading: &mut Reloading, trigger: Trigger) {
-        match reloading.read(trigger) {
-            Reading::Unsettled => {}
-            Reading::Unchanged if trigger == Trigger::Asked => {
-                info!(generation = self.published.load().generation, "configuration unchanged");
+    /// Reads the configuration anew, and tells those who wait for it.
+    pub(super) fn reload(&mut self, reloading: Option<&mut Reloading>, trigger: Trigger) {
+        let Some(reloading) = reloading else {
+            return self.reloads.answer(&Err("this process has no file to read again".to_owned()));
+        };
+        let asked = trigger == Trigger::Asked;
+        let number = self.published.load().generation;
+        let result = match reloading.read(trigger) {
+            // They are told when it is settled.
+            Reading::Unsettled => return,
+            Reading::Unchanged => {
+                if asked {
+                    self.tallies.reloads(Renewed::Unchanged).add(1);
+                    info!(generation = number, "configuration unchanged");
+                }
+                Ok(Generation { number, changed: false })
             }
-            Reading::Unchanged => {}
-            Reading::Faulty(report) => self.keep(&report),
+            Reading::Faulty(report) => Err(report),
             Reading::Good(loaded) => match self.put_to_use(&loaded) {
-                Ok(generation) => {
+                Ok(number) => {
                     (reloading.adopted)(&loaded.config);
-                    info!(generation, "configuration reloaded");
+                    reloading.text = loaded.text().into();
+                    self.tallies.reloads(Renewed::Ok).add(1);
+                    info!(generation = number, "configuration reloaded");
+                    Ok(Generation { number, changed: true })
                 }
                 Err(fault) => {
                     reloading.judged.1 = Verdict::Faulty;
-                    self.keep(&fault);
+                    Err(fault)
                 }
             },
+        };
+        match &result {
+            Err(fault) => self.keep(fault),
+            Ok(_) if reloading.judged.1 == Verdict::Good => self.reloads.failed = None,
+            Ok(_) => {}
         }
+        self.reloads.answer(&result);
     }
 
     /// What runs goes on.
-    fn keep(&self, fault: &str) {
+    fn keep(&mut self, fault: &str) {
         let generation = self.published.load().generation;
+        self.tallies.reloads(Renewed::Failed).add(1);
+        self.reloads.failed = Some(fault.into());
         error!(generation, fault, "configuration not reloaded: what runs goes on");
+    }
+
+    /// What runs, and why something else does not.
+    pub(super) fn show(&self, reloading: Option<&mut Reloading>) -> Running {
+        Running {
+            generation: self.published.load().generation,
+            text: reloading.map(|reloading| reloading.text.clone()),
+            failed: self.reloads.failed.clone(),
+        }
     }
 
     /// Goes over to it; gives its generation, or what keeps it from being used.
@@ -227,9 +285,11 @@ impl Control {
         next.replace(&before);
         self.published.store(next);
         let backlog = config.server.backlog_total / workers(&self.config);
-        self.workers.command(Command::Adopt { window: config.server.drain.window, backlog });
+        let window = config.server.drain.window;
+        self.workers.commands.tell_all(|| Command::Adopt { window, backlog });
         self.workers.accept_from(fresh, &self.occupancy);
-        self.config = Config { server: self.staying(config), ..config.clone() };
+        let admin = self.config.admin.clone();
+        self.config = Config { server: self.staying(config), admin, ..config.clone() };
         Ok(generation)
     }
 

@@ -6,18 +6,19 @@
 //! accepting pauses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::config::ListenerLimits;
+use crate::metrics::Tallies;
 
 #[derive(Debug)]
 pub struct Slots {
     state: Mutex<State>,
     freed: Notify,
-    errors: AtomicU64,
+    /// What is counted here, together with that of other listeners.
+    pub tallies: Arc<Tallies>,
 }
 
 #[derive(Debug)]
@@ -33,7 +34,7 @@ struct State {
 }
 
 impl Slots {
-    pub fn new(limits: ListenerLimits) -> Arc<Slots> {
+    pub fn new(limits: ListenerLimits, tallies: Arc<Tallies>) -> Arc<Slots> {
         Arc::new(Slots {
             state: Mutex::new(State {
                 limits,
@@ -44,7 +45,7 @@ impl Slots {
                 leaving: BTreeSet::new(),
             }),
             freed: Notify::new(),
-            errors: AtomicU64::new(0),
+            tallies,
         })
     }
 
@@ -102,6 +103,7 @@ impl Slots {
             None
         };
         drop(state);
+        self.tallies.pending_changed(if oldest.is_some() { 0 } else { 1 });
         if let Some((_, oldest)) = oldest {
             self.count_error();
             oldest.notify_one();
@@ -110,13 +112,13 @@ impl Slots {
     }
 
     pub fn count_error(&self) {
-        self.errors.fetch_add(1, Ordering::Relaxed);
+        self.tallies.accept_errors.add(1);
     }
 
-    #[cfg(test)]
-    /// Failed accepts, and times that a bound of the listener was met.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Ordering::Relaxed)
+    fn no_longer_pending(&self, state: &mut State, id: u64) {
+        if state.pending.remove(&id).is_some() {
+            self.tallies.pending_changed(-1);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -141,7 +143,7 @@ impl Slot {
     /// It has a request to answer, or has become a tunnel.
     pub fn set_busy(&self) {
         let mut state = self.slots.lock();
-        state.pending.remove(&self.id);
+        self.slots.no_longer_pending(&mut state, self.id);
         state.idle.remove(&self.id);
     }
 
@@ -155,7 +157,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.slots.lock();
-        state.pending.remove(&self.id);
+        self.slots.no_longer_pending(&mut state, self.id);
         state.idle.remove(&self.id);
         state.leaving.remove(&self.id);
         state.open -= 1;
@@ -173,7 +175,8 @@ mod tests {
     use super::*;
 
     fn slots(connections: usize, pending: usize) -> Arc<Slots> {
-        Slots::new(ListenerLimits { header_bytes: 8192, uri: 8192, connections, pending })
+        let limits = ListenerLimits { header_bytes: 8192, uri: 8192, connections, pending };
+        Slots::new(limits, Arc::default())
     }
 
     fn is_ready(future: impl Future<Output = ()>) -> bool {
@@ -192,7 +195,9 @@ mod tests {
         second.set_busy();
         let _fourth = slots.take();
         assert!(!is_evicted(&third));
-        assert_eq!(slots.errors(), 1);
+        assert_eq!((slots.tallies.accept_errors.value(), slots.tallies.pending()), (1, 2));
+        drop((first, second, third, _fourth));
+        assert_eq!(slots.tallies.pending(), 0);
     }
 
     #[test]

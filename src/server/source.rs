@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{
-    Config, Diagnostic, Drain, ListenerTls, LoadError, Loaded, NamedFile, Report, Span,
+    Config, Diagnostic, Drain, ListenerTls, LoadError, Loaded, NamedFile, Report, Span, read_token,
 };
 use crate::keyring::{self, KeyringFault};
 use crate::net::tls::{self, TlsFault};
@@ -133,8 +133,10 @@ fn unfit_files(loaded: &Loaded) -> Vec<Diagnostic> {
     let tls = tls.map(|fault| diagnostic(fault.path(), &fault));
     let seeds = loaded.config.upstreams.iter().filter_map(|it| it.hash_seed_file.as_deref());
     let seeds = seeds.filter_map(|path| seed::read(path).err());
+    let token = loaded.config.admin.iter().filter_map(|admin| admin.token_file.as_deref());
+    let token = token.filter_map(|path| Some(diagnostic(Some(path), &read_token(path).err()?)));
     let seeds = seeds.map(|fault| diagnostic(Some(fault.path()), &fault));
-    tls.chain(seeds).chain(unfit_keys(loaded)).collect()
+    tls.chain(seeds).chain(token).chain(unfit_keys(loaded)).collect()
 }
 
 /// The same for the keys of tokens.

@@ -14,9 +14,12 @@ use tracing::debug;
 
 use super::connection;
 use super::listener::{self, Accepted, Dispatch, Opening};
+use super::walk;
 use crate::control::{Command, Mailbox, Order, Registry};
 use crate::ending::{Ending, Reason};
+use crate::metrics::WorkerTally;
 use crate::net::Scratch;
+use crate::policy::Banned;
 use crate::proxy;
 use crate::snapshot::{Fate, Snapshot};
 use crate::tunnel::{BacklogShare, Shared};
@@ -34,6 +37,10 @@ pub struct Setup {
     pub dispatch: Dispatch,
     pub sockets: mpsc::UnboundedReceiver<Accepted>,
     pub commands: mpsc::UnboundedReceiver<Command>,
+    /// What it counts.
+    pub tally: Arc<WorkerTally>,
+    /// Whom an operator keeps out.
+    pub banned: Arc<Banned>,
 }
 
 /// Runs a worker on this thread until its commands end.
@@ -43,13 +50,15 @@ pub fn run(setup: Setup) -> io::Result<()> {
 }
 
 async fn work(setup: Setup) {
-    let Setup { id, backlog, published, mut openings, dispatch, mut sockets, mut commands } = setup;
+    let Setup { id, backlog, published, mut openings, dispatch, mut sockets, mut commands, .. } =
+        setup;
     let shared = Rc::new(Shared {
         scratch: Scratch::new().into(),
-        backlog: BacklogShare::new(backlog),
+        backlog: BacklogShare::new(backlog, setup.tally.backlog.clone()),
+        tally: setup.tally,
         drain_code: None.into(),
     });
-    let worker = proxy::Worker::new(published.load_full(), Registry::new(id), shared);
+    let worker = proxy::Worker::new(published.load_full(), Registry::new(id), shared, setup.banned);
     let dispatch = Rc::new(dispatch);
     let serve = serve_by(worker.clone());
     loop {
@@ -66,6 +75,12 @@ async fn work(setup: Setup) {
                 }
                 Some(Command::Drain { window, code }) => drain(&worker, window, code),
                 Some(Command::Cut) => cut(&worker),
+                Some(Command::List(listing, reply)) => {
+                    spawn_local(walk::list(worker.registry.clone(), listing, reply));
+                }
+                Some(Command::Kick(kick, reply)) => {
+                    spawn_local(walk::kick(worker.registry.clone(), kick, reply));
+                }
                 None => return,
             },
         }

@@ -14,7 +14,7 @@ use crate::ending::{Reason, Side};
 use crate::metrics::Received;
 use crate::plan::{Action, Allowance, Payer, Plan};
 use crate::rate::{Bucket, SharedRates};
-use crate::ws::head::{self, HEADROOM, Head};
+use crate::ws::head::{self, HEADROOM, Head, HeadFault};
 use crate::ws::{CloseFault, ClosePayload, Control, ControlFrame, Data, OpCode};
 
 /// How much longer a direction relays.
@@ -311,7 +311,13 @@ impl Meter {
     ) -> Result<Begun, Reason> {
         let sender = self.agreement.sender;
         let rest = cursor.rest();
-        let Some(head) = head::parse(rest).map_err(|_| Reason::ProtocolError(sender))? else {
+        let refused = |fault| {
+            if fault == HeadFault::ReservedOpcode {
+                tally.others().add(1);
+            }
+            Reason::ProtocolError(sender)
+        };
+        let Some(head) = head::parse(rest).map_err(refused)? else {
             self.head[..rest.len()].copy_from_slice(rest);
             self.held = rest.len() as u8;
             cursor.at = cursor.chunk.len();

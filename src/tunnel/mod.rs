@@ -38,7 +38,7 @@ use self::outlet::{Boundary, Outlet};
 use self::pump::{End, Event, Pump};
 use crate::control::{Mailbox, Order};
 use crate::ending::{Ending, Reason, Side};
-use crate::metrics::RouteTally;
+use crate::metrics::{RouteTally, WorkerTally};
 use crate::net::{Leg, Scratch};
 use crate::plan::{OnExpiry, Plan};
 use crate::rate::SharedRates;
@@ -58,6 +58,7 @@ pub const LOOK: Duration = Duration::from_secs(60);
 pub struct Shared {
     pub scratch: RefCell<Scratch>,
     pub backlog: Rc<BacklogShare>,
+    pub tally: Arc<WorkerTally>,
     /// Set once the process drains: what a client is told from then on when its upstream is
     /// lost.
     pub drain_code: Cell<Option<CloseCode>>,
@@ -98,6 +99,8 @@ pub struct Tunnel {
     closing: Closing,
     /// The code of the Close that began the ending, if one did.
     close_code: Option<u16>,
+    /// What its Close says to a client that is expelled.
+    words: Option<Arc<str>>,
     deadlines: Deadlines,
     expires: Option<SystemTime>,
     timer: Pin<Box<Sleep>>,
@@ -124,6 +127,7 @@ impl Tunnel {
             ends: [end(Side::Client, client, &shared), end(Side::Upstream, upstream, &shared)],
             closing: Closing::default(),
             close_code: None,
+            words: None,
             deadlines: first_deadlines(&plan, now, random),
             plan,
             expires: None,
@@ -190,6 +194,7 @@ impl Tunnel {
             to,
             plan: &self.plan,
             tally: self.tally.received(side),
+            round_trips: &self.shared.tally.round_trips,
             deadlines: &mut self.deadlines,
             scratch: &mut scratch,
             now,
@@ -397,7 +402,8 @@ impl Tunnel {
     }
 
     fn tell(&mut self, side: Side, code: CloseCode, now: Instant, cx: &mut Context<'_>) {
-        let close = ControlFrame::close(code, "");
+        let words = self.words.as_deref().filter(|_| side == Side::Client);
+        let close = ControlFrame::close(code, words.unwrap_or_default());
         self.send(side, &close, now, cx);
         self.ends[side as usize].discarded = 0;
         self.decide(now, |closing, scene| closing.told(side, scene));
@@ -462,6 +468,13 @@ impl Tunnel {
 
     fn begin(&mut self, ending: Ending, now: Instant) {
         self.decide(now, |closing, scene| closing.begin(ending, scene));
+    }
+
+    fn expel(&mut self, ending: Ending, words: Arc<str>, now: Instant) {
+        if self.closing.ending().is_none() {
+            self.words = Some(words);
+            self.begin(ending, now);
+        }
     }
 
     /// What the loss of `side` comes to; during a drain a client is told the drain's code.
@@ -539,6 +552,7 @@ impl Future for Tunnel {
         match tunnel.mailbox.take(cx) {
             Some(Order::Adopt(plan)) => tunnel.adopt(plan, now),
             Some(Order::End(ending)) => tunnel.begin(ending, now),
+            Some(Order::Expel(ending, words)) => tunnel.expel(ending, words, now),
             Some(Order::Cut(ending)) => {
                 tunnel.cut(ending, now);
                 return tunnel.report().map_or(Poll::Pending, Poll::Ready);

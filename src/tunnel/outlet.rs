@@ -5,25 +5,28 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::backlog::Backlog;
 use super::meter::Meter;
 use crate::ending::Side;
+use crate::metrics::Level;
 use crate::net::Leg;
 use crate::ws::ControlFrame;
 
 /// A worker's share of `backlog_total`, and what its tunnels have of it.
 #[derive(Debug)]
 pub struct BacklogShare {
-    used: Cell<usize>,
+    used: Arc<Level>,
     bound: Cell<usize>,
 }
 
 impl BacklogShare {
-    pub fn new(bound: usize) -> Rc<BacklogShare> {
-        Rc::new(BacklogShare { used: Cell::new(0), bound: Cell::new(bound) })
+    /// `used` is where others read what is used of it.
+    pub fn new(bound: usize, used: Arc<Level>) -> Rc<BacklogShare> {
+        Rc::new(BacklogShare { used, bound: Cell::new(bound) })
     }
 
     /// Bounds by another number what waits from now on.
@@ -32,20 +35,20 @@ impl BacklogShare {
     }
 
     /// Wire bytes that wait in all backlogs of the worker.
-    pub fn used(&self) -> usize {
-        self.used.get()
+    pub fn used(&self) -> u64 {
+        self.used.value()
     }
 
     fn is_spent(&self) -> bool {
-        self.used.get() >= self.bound.get()
+        self.used() >= self.bound.get() as u64
     }
 
     fn take(&self, bytes: usize) {
-        self.used.set(self.used.get() + bytes);
+        self.used.raise(bytes);
     }
 
     fn give_back(&self, bytes: usize) {
-        self.used.set(self.used.get() - bytes);
+        self.used.lower(bytes);
     }
 }
 

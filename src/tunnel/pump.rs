@@ -10,7 +10,7 @@ use super::heartbeat::Heartbeat;
 use super::meter::{Flow, Meter, Then};
 use super::outlet::{Boundary, Outlet};
 use crate::ending::{Reason, Side};
-use crate::metrics::Received;
+use crate::metrics::{Histogram, Received};
 use crate::net::Scratch;
 use crate::plan::Plan;
 use crate::ws::head::HEADROOM;
@@ -59,6 +59,7 @@ pub(super) struct Pump<'t> {
     pub(super) to: &'t mut End,
     pub(super) plan: &'t Plan,
     pub(super) tally: &'t Received,
+    pub(super) round_trips: &'t Histogram,
     pub(super) deadlines: &'t mut Deadlines,
     pub(super) scratch: &'t mut Scratch,
     pub(super) now: Instant,
@@ -219,6 +220,7 @@ impl Pump<'_> {
         cx: &mut Context<'_>,
     ) -> Option<Event> {
         if self.from.heartbeat.is_answered_by(&frame, self.now) {
+            self.from.heartbeat.rtt().inspect(|rtt| self.round_trips.observe(*rtt));
             return None;
         }
         if !self.from.meter.admits_control(self.now, self.plan) {

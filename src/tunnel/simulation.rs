@@ -228,7 +228,8 @@ impl Stage {
     fn set(plan: Plan, room: usize, early: [Vec<u8>; 2]) -> (Stage, [UnixStream; 2]) {
         let shared = Rc::new(Shared {
             scratch: Scratch::new().into(),
-            backlog: BacklogShare::new(1 << 20),
+            backlog: BacklogShare::new(1 << 20, Arc::default()),
+            tally: Arc::default(),
             drain_code: None.into(),
         });
         let mailbox = Rc::<Mailbox>::default();

@@ -36,6 +36,7 @@ impl Cluster {
             return;
         }
         let lasting = endpoint.note(|health| health.eject(self.passive, now));
+        self.tally.ejections.add(1);
         let (upstream, endpoint) = (&*self.name, &**endpoint.label());
         warn!(upstream, endpoint, reason, for_s = lasting.as_secs_f64(), "endpoint ejected");
     }

@@ -49,6 +49,7 @@ pub use self::seed::SeedFault;
 pub use self::stickiness::{Asking, Wish};
 pub use self::upload::{Progress, Upload};
 use crate::config::{self, Balance, EndpointAddress, HashKey, OnRemoved};
+use crate::metrics::UpstreamTally;
 use crate::net::tls::TlsFault;
 use crate::net::{Leg, Stream};
 use crate::policy::Admission;
@@ -75,6 +76,7 @@ pub struct Cluster {
     ejecting: Mutex<()>,
     tasks: Mutex<watch::Tasks>,
     on_removed: OnRemoved,
+    tally: Arc<UpstreamTally>,
 }
 
 /// The endpoints of a cluster at one moment. A choice and what follows from it see one list.
@@ -175,6 +177,7 @@ impl Cluster {
             ejecting: Mutex::default(),
             tasks: Mutex::default(),
             on_removed: upstream.on_removed,
+            tally: before.map(|before| before.tally.clone()).unwrap_or_default(),
         };
         let running = before.map(Cluster::endpoints).unwrap_or_default();
         let listed = |endpoint| cluster.endpoint(endpoint, None, &running);
@@ -196,6 +199,11 @@ impl Cluster {
 
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What happened to it, also before the last reload.
+    pub fn tally(&self) -> &UpstreamTally {
+        &self.tally
     }
 
     /// Whether an endpoint of this cluster is in the file no more by `after`, the cluster in its

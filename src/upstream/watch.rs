@@ -15,6 +15,7 @@ use super::health::{Health, Thresholds};
 use super::resolve::{Change, Found};
 use super::{Cluster, Endpoint, probe};
 use crate::config;
+use crate::metrics::Renewed;
 use crate::net::resolve::{Answer, Name};
 
 /// How long a look-up is waited for. One that takes longer goes on, and serves the next.
@@ -69,7 +70,10 @@ impl Cluster {
         let listed = |address: &_| self.listed.iter().any(|endpoint| endpoint.is_at(*address));
         let news = answer.iter().copied().filter(|address| !listed(address));
         let change = found.update(news, |address| self.endpoint_of_name(host, address, &[]));
-        let Some(change) = change else { return };
+        let Some(change) = change else {
+            return self.tally.resolved(Renewed::Unchanged).add(1);
+        };
+        self.tally.resolved(Renewed::Ok).add(1);
         self.replace(self.listed.iter().chain(found.endpoints()).cloned().collect());
         self.probe_the_unprobed();
         let Change { added, removed } = &change;
@@ -112,6 +116,7 @@ async fn keep_resolved(cluster: Weak<Cluster>, name: Name, refresh: Duration, mu
                 refresh
             }
             Err(reason) => {
+                cluster.tally.resolved(Renewed::Failed).add(1);
                 if failures == 0 {
                     let endpoints = cluster.endpoints().len();
                     warn!(

@@ -7,6 +7,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
+mod admin;
 mod backend;
 mod edge;
 mod frame;
@@ -19,6 +20,7 @@ mod tls;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub use admin::{Admin, samples};
 pub use backend::{Backend, Request};
 pub use edge::{Config, Edge, Line, can_have_hosts, ended, not_reloaded, reloaded};
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
