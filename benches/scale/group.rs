@@ -99,9 +99,11 @@ impl Group {
     }
 }
 
-/// Whether a process has said that something went wrong.
+/// Whether a process has said that something went wrong; no connection is to end before all do.
 fn is_bad(line: &str) -> bool {
-    ["lost: ", "Error: ", "error: ", "\"WARN\"", "\"ERROR\""].iter().any(|bad| line.contains(bad))
+    ["lost: ", "Error: ", "error: ", "\"WARN\"", "\"ERROR\"", "\"tunnel ended\""]
+        .iter()
+        .any(|bad| line.contains(bad))
 }
 
 fn resident(one: &Running) -> anyhow::Result<u64> {

@@ -49,8 +49,9 @@ use crate::load::Load;
 use crate::process::{Port, Program, field};
 use crate::tls::Certificate;
 
-/// How many connections a load or an echo server has at most: a descriptor each.
-const OF_ONE: usize = 18_000;
+/// How many connections a load or an echo server has at most. A descriptor each, and a port of one
+/// address: of the usual 28,232 the kernel hands out one half with ease, and then searches.
+const OF_ONE: usize = 12_000;
 /// How long all may come to rest.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -192,10 +193,9 @@ async fn measure(setting: &Setting) -> anyhow::Result<()> {
     let loads = Group::start(setting.peers(), |number| {
         this(load_arguments(setting, number, port.address, certificate))
     })?;
-    let open = loads.say("open").await;
-    edges.is_well()?;
-    open?;
+    say_well("open", &loads, &edges).await?;
     let opened = begun.elapsed();
+    eprintln!("all are open after {opened:.0?}; now they keep still");
     sleep(SETTLE).await;
     let now = edges.memory()?;
     let memory = [now[0].saturating_sub(memory[0]), now[1].saturating_sub(memory[1])];
@@ -205,13 +205,21 @@ async fn measure(setting: &Setting) -> anyhow::Result<()> {
     // To the connections that there are: one file for all edges, and each sees that it changed.
     configure(&format!("{}s", setting.interval.as_secs()))?;
     edges.say("\"configuration reloaded\"").await?;
+    eprintln!("the edges have heartbeats now");
     sleep(setting.interval + SETTLE).await;
     let beating = edges.cpu_in(2 * setting.interval).await?;
     let files = edges.files()?;
     loads.signal(Signal::USR1)?;
-    loads.say("echoed").await?;
+    say_well("echoed", &loads, &edges).await?;
     report(setting, &Findings { opened, files, memory, slabs, still, beating });
     Ok(())
+}
+
+/// Waits for the loads' word; where it does not come, the edges may know why.
+async fn say_well(word: &str, loads: &Group, edges: &Group) -> anyhow::Result<()> {
+    let said = loads.say(word).await;
+    edges.is_well()?;
+    said.map(drop)
 }
 
 /// Another process of this program.
@@ -224,8 +232,7 @@ fn wsgate(file: &Path) -> Program {
     Program { path: env!("CARGO_BIN_EXE_wsgate").into(), arguments }
 }
 
-/// Each load has an address of its own, because an address has no more than 64k ports, and 28k by
-/// the usual `ip_local_port_range`.
+/// Each load has an address of its own, because an address has no more than 64k ports.
 fn load_arguments(
     setting: &Setting,
     number: usize,
