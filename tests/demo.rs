@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{PATIENCE, Peer, Program, Upgrade, connect_tls, soon, wsgate};
+use support::{PATIENCE, Peer, Program, Upgrade, connect_tls, has_packages, node, soon, wsgate};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -185,10 +185,7 @@ async fn a_browser_sees_an_echo_and_how_connections_end() {
     let devtools = devtools.lines().next().expect("an address");
 
     let script = Program::start(
-        Command::new("node")
-            .arg("demo.js")
-            .args([devtools, &format!("https://{}/", demo.tls)])
-            .current_dir(peers()),
+        node(&peers(), "demo.js").args([devtools, &format!("https://{}/", demo.tls)]),
     );
     script.says_within(BROWSING, "connected").await;
     let stopped = Instant::now();
@@ -203,11 +200,9 @@ async fn a_browser_sees_an_echo_and_how_connections_end() {
 /// What the browser's test wants and this machine has not.
 fn missing() -> Option<&'static str> {
     let installed = |program: &str| Command::new(program).arg("--version").output().is_ok();
-    let ws = peers().join("node_modules/ws").is_dir();
     match () {
         () if !installed("chromium") => Some("chromium"),
-        () if !installed("node") => Some("node"),
-        () if !ws => Some("ws: run `npm ci` in tests/peers"),
+        () if !has_packages(&["ws"]) => Some("node with ws: run `npm ci` in examples"),
         () => None,
     }
 }

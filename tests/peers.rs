@@ -2,7 +2,7 @@
 //!
 //! Each client meets each server with messages of 0 to 16 MiB, text and binary, in fragments, ten
 //! thousand in a row, deflated where both can, with subprotocols and a Close of its own. A language
-//! that is not installed is skipped aloud: `npm ci` in `tests/peers`, and a venv in
+//! that is not installed is skipped aloud: `npm ci` in `examples`, and a venv in
 //! `target/peers-venv` with `tests/peers/requirements.txt`. An app of Express and Socket.IO meets
 //! its clients too, by plain HTTP and by an upgrade on the same path.
 
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use support::{Config, Edge, authority, client_config, connect_tls, within};
+use support::{Config, Edge, authority, client_config, connect_tls, has_packages, node, within};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -59,8 +59,7 @@ async fn tungstenite_meets_all_servers() {
 #[tokio::test]
 async fn express_and_socket_io_meet_their_clients() {
     let wanted = ["express", "eventsource", "socket.io", "socket.io-client"];
-    let installed = |name: &&str| folder().join("node_modules").join(name).is_dir();
-    if !Library::Node.is_installed() || !wanted.iter().all(installed) {
+    if !has_packages(&wanted) {
         return skipped("Express or Socket.IO");
     }
     let app = Library::Node.serve_script("app.js").await;
@@ -127,10 +126,7 @@ impl Drop for Killed {
 impl Library {
     fn is_installed(self) -> bool {
         match self {
-            Library::Node => {
-                let node = Command::new("node").arg("--version").output();
-                node.is_ok() && folder().join("node_modules/ws").is_dir()
-            }
+            Library::Node => has_packages(&["ws"]),
             Library::Python => {
                 let imported = self.command("-c").arg("import websockets.asyncio.client").output();
                 imported.is_ok_and(|output| output.status.success())
@@ -142,11 +138,15 @@ impl Library {
     /// The interpreter, about to run a script.
     fn command(self, script: &str) -> Command {
         let mut command = match self {
-            Library::Node => Command::new("node"),
-            Library::Python => Command::new(python()),
+            Library::Node => node(&folder(), script),
+            Library::Python => {
+                let mut command = Command::new(python());
+                command.arg(script).current_dir(folder());
+                command
+            }
             Library::Tungstenite => unreachable!("tungstenite runs in this process"),
         };
-        command.arg(script).current_dir(folder()).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
 

@@ -174,10 +174,13 @@ async fn the_log_changes_its_level_and_its_form() {
     drop(open(&edge, &backend).await);
     edge.wait_for_logs(2, support::ended).await;
     assert_eq!(edge.logged(|line| line["message"] == "tunnel opened").len(), 1);
-    edge.reconfigure_by(&log("log = { format = \"text\" }")).await;
+    edge.rewrite(&log("log = { format = \"text\" }"));
+    let text = |words: &'static str| {
+        move |line: &Line| line.as_str().is_some_and(|text| text.contains(words))
+    };
+    edge.wait_for_log(text("configuration reloaded")).await;
     drop(open(&edge, &backend).await);
-    let text = |line: &Line| line.as_str().is_some_and(|text| text.contains("tunnel ended"));
-    edge.wait_for_log(text).await;
+    edge.wait_for_log(text("tunnel ended")).await;
 }
 
 #[tokio::test]
@@ -185,6 +188,8 @@ async fn what_a_restart_is_needed_for_is_said_each_time() {
     let backend = Backend::tcp().await;
     let config = Config::new(&backend.address);
     let edge = config.start().await;
+    // By then all threads have begun.
+    edge.reconfigure(&config.clone().route("limits.backlog = \"1MiB\"")).await;
     let threads = edge.threads();
     let warned = |line: &Line| line["change"] == "server: workers: needs a restart";
     let more = config.clone().workers(3);

@@ -1,12 +1,13 @@
 //! A client of the proxy under test: connects, upgrades, sends, and checks what comes back.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use wsgate::net::socket::bind_source;
 
 use crate::backend::header;
 use crate::frame::{self, broken};
@@ -19,6 +20,8 @@ const NONCE: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 #[derive(Clone)]
 pub struct Target {
     pub address: SocketAddr,
+    /// The local address to connect from; the kernel chooses where there is none.
+    pub source: Option<Ipv4Addr>,
     pub tls: Option<TlsConnector>,
     /// What it shows of itself.
     pub token: Option<String>,
@@ -27,7 +30,11 @@ pub struct Target {
 impl Target {
     /// Connects, shakes hands and upgrades.
     pub async fn connect(&self) -> io::Result<Link> {
-        let socket = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(source) = self.source {
+            bind_source(&socket, source.into())?;
+        }
+        let socket = socket.connect(self.address).await?;
         socket.set_nodelay(true)?;
         let mut link = match &self.tls {
             None => Link::new(Box::new(socket), End::Client),

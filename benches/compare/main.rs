@@ -227,7 +227,7 @@ async fn cell(
     running.ready(port.address).await?;
     let tls = certificate.map(Certificate::connector).transpose()?;
     let token = proxy.token().map(|token| token.sign(folder.path())).transpose()?;
-    let target = Target { address: port.address, tls, token };
+    let target = Target { address: port.address, source: None, tls, token };
     let load = row.load.sized(setting.size);
     let measured = load::measure(load, setting.scale, &target, &running);
     tokio::time::timeout(PATIENCE, measured).await.context("stuck")?

@@ -72,6 +72,15 @@ impl Running {
         Ok(())
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said until now, on both outputs.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
     /// CPU time spent until now, all threads and children together.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanoseconds = 0;
@@ -97,7 +106,7 @@ impl Running {
 
     /// The process, its children and theirs.
     fn tree(&self) -> anyhow::Result<Vec<u32>> {
-        let mut tree = vec![self.child.id()];
+        let mut tree = vec![self.id()];
         let mut at = 0;
         while let Some(&process) = tree.get(at) {
             for thread in fs::read_dir(format!("/proc/{process}/task"))? {
@@ -111,7 +120,7 @@ impl Running {
     }
 
     fn last_words(&self) -> String {
-        let said = fs::read_to_string(&self.said).unwrap_or_default();
+        let said = self.said();
         said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("(silence)").to_owned()
     }
 }
@@ -132,8 +141,9 @@ impl Drop for Running {
     }
 }
 
-fn field(rollup: &str, name: &str) -> anyhow::Result<u64> {
-    let line = rollup.lines().find(|line| line.starts_with(name));
+/// The number behind `name` in an account that `/proc` gives.
+pub fn field(account: &str, name: &str) -> anyhow::Result<u64> {
+    let line = account.lines().find(|line| line.starts_with(name));
     let number = line.and_then(|line| line.split_whitespace().nth(1));
     number.and_then(|number| number.parse().ok()).with_context(|| format!("no {name}"))
 }

@@ -230,11 +230,12 @@ impl Control {
             }
             Reading::Faulty(report) => Err(report),
             Reading::Good(loaded) => match self.put_to_use(&loaded) {
-                Ok(()) => {
+                Ok(generation) => {
                     (reloading.adopted)(&loaded.config);
                     reloading.text = loaded.text().into();
                     self.tallies.reloads(Renewed::Ok).add(1);
-                    Ok(Generation { number: number + 1, changed: true })
+                    info!(generation, "configuration reloaded");
+                    Ok(Generation { number: generation, changed: true })
                 }
                 Err(fault) => {
                     reloading.judged.1 = Verdict::Faulty;
@@ -267,7 +268,8 @@ impl Control {
         }
     }
 
-    fn put_to_use(&mut self, loaded: &Loaded) -> Result<(), String> {
+    /// Goes over to it; gives its generation, or what keeps it from being used.
+    fn put_to_use(&mut self, loaded: &Loaded) -> Result<u64, String> {
         let config = &loaded.config;
         let binds = if self.draining { Binds::Nothing } else { Binds::WhatIsNew };
         let listeners = self.listeners.prepare(&config.listeners, binds);
@@ -288,8 +290,7 @@ impl Control {
         self.workers.accept_from(fresh, &self.occupancy);
         let admin = self.config.admin.clone();
         self.config = Config { server: self.staying(config), admin, ..config.clone() };
-        info!(generation, "configuration reloaded");
-        Ok(())
+        Ok(generation)
     }
 
     /// The new table of the server, with what only a restart changes as it is.

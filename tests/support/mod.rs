@@ -26,7 +26,7 @@ pub use edge::{Config, Edge, Line, can_have_hosts, ended, not_reloaded, reloaded
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
-pub use program::{Ended, Program, run, wsgate};
+pub use program::{Ended, Program, has_packages, node, run, wsgate};
 pub use server::{Manner, Server};
 pub use tls::{Authority, Pair, authority, client_config, connect_tls};
 

@@ -1,6 +1,7 @@
 //! A program that is started, listened to and ended, whatever it is.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,6 +16,23 @@ pub fn wsgate(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wsgate"));
     command.args(arguments);
     command
+}
+
+/// Node, about to run a script of `folder`. What it requires is that of the examples, for all tests.
+pub fn node(folder: &Path, script: &str) -> Command {
+    let mut command = Command::new("node");
+    command.arg(script).current_dir(folder).env("NODE_PATH", packages());
+    command
+}
+
+/// Whether Node and those packages are installed: `npm ci` in `examples` does the latter.
+pub fn has_packages(names: &[&str]) -> bool {
+    let node = Command::new("node").arg("--version").output();
+    node.is_ok() && names.iter().all(|name| packages().join(name).is_dir())
+}
+
+fn packages() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/node_modules")
 }
 
 /// A running program. It is killed when the value is dropped.
