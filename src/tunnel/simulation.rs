@@ -275,7 +275,8 @@ async fn play(case: Case) -> (Report, [Rc<Diary>; 2]) {
             upstream: Beat { interval: Some(Duration::from_millis(3)), timeout: None },
             forward: case.forward,
         },
-        close: Duration::from_secs(2),
+        // Longer than a busy machine lets any task wait.
+        close: Duration::from_secs(8),
         ..patient()
     };
     let diaries: [Rc<Diary>; 2] = Default::default();
