@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -100,7 +100,7 @@ async fn rolling_restart(order: Order) -> Vec<String> {
         let fresh = Pod::start(&manifest, grace).await;
         service.admit(&fresh);
         let old = std::mem::replace(pod, fresh);
-        let address = old.edge_address();
+        let address = old.place.edge;
         let removed = async {
             sleep(LAG).await;
             service.dismiss(address);
@@ -138,7 +138,7 @@ struct Service {
 
 impl Service {
     fn admit(&self, pod: &Pod) {
-        self.ready.lock().expect("the service").push(pod.edge_address());
+        self.ready.lock().expect("the service").push(pod.place.edge);
     }
 
     fn dismiss(&self, address: SocketAddr) {
@@ -296,20 +296,95 @@ impl Manifest {
         let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap_or_else(|_| panic!("no number behind {key}"))
     }
+}
 
-    /// `text` with the places of containers made those of a folder and an address.
-    fn placed(text: &str, folder: &Path, ip: IpAddr) -> String {
-        let folder = folder.display();
+/// What a pod has to itself: its volumes, its address, and the ports on it.
+struct Place {
+    folder: TempDir,
+    edge: SocketAddr,
+    probes: SocketAddr,
+    app: SocketAddr,
+}
+
+impl Place {
+    /// An address that no other pod on this machine has, and ports that nobody has on all.
+    fn new() -> Place {
+        static PODS: AtomicUsize = AtomicUsize::new(1);
+        let pod = PODS.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let byte = |number: u32| u8::try_from(number).expect("a byte");
+        let pod = byte(u32::try_from(pod).expect("few pods"));
+        let ip = Ipv4Addr::new(127, byte(100 + process / 250 % 150), byte(process % 250), pod);
+        let bound = [(); 3].map(|()| std::net::TcpListener::bind((ip, 0)).expect("a free port"));
+        let [edge, probes, app] = bound.map(|it| it.local_addr().expect("it is bound"));
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(folder.path().join("run/wsgate")).expect("an emptyDir");
+        Place { folder, edge, probes, app }
+    }
+
+    /// `text` with the places of containers made those of this pod.
+    fn put(&self, text: &str) -> String {
+        let folder = self.folder.path().display();
         text.replace("/etc/", &format!("{folder}/etc/"))
             .replace("/run/wsgate/", &format!("{folder}/run/wsgate/"))
-            .replace("0.0.0.0", &ip.to_string())
-            .replace("127.0.0.1", &ip.to_string())
+            .replace("0.0.0.0:8443", &self.edge.to_string())
+            .replace("0.0.0.0:9091", &self.probes.to_string())
+            .replace("127.0.0.1:9001", &self.app.to_string())
+    }
+
+    fn mounted(&self, name: &str) -> PathBuf {
+        self.folder.path().join("etc").join(name)
+    }
+
+    fn configuration(&self, manifest: &Manifest) -> String {
+        self.put(&manifest.configuration)
+    }
+
+    fn command(&self, arguments: &[String]) -> Command {
+        let mut command = wsgate(&[]);
+        command.args(arguments.iter().map(|it| self.put(it)));
+        command
+    }
+
+    /// What the manifest has the edge's container run, with a grace of the test's own.
+    fn edge_command(&self, manifest: &Manifest, grace: u32) -> Command {
+        let mut arguments = manifest.list("args:", "--grace");
+        *arguments.last_mut().expect("arguments") = format!("{grace}s");
+        self.command(&arguments)
+    }
+
+    /// What it has run as the edge's preStop.
+    fn pre_stop_command(&self, manifest: &Manifest) -> Command {
+        let command = manifest.list("command:", "drain");
+        assert_eq!(command[0], "/wsgate", "where the image has it");
+        self.command(&command[1..])
+    }
+
+    fn app_command(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "the_container_of_the_app", "--ignored", "--nocapture"]);
+        command.env("WSGATE_KUBELET_APP", self.app.to_string());
+        command
+    }
+
+    /// What a probe of the kubelet is answered; nothing, when nobody listens.
+    async fn status(&self, path: &str) -> Option<u16> {
+        TcpStream::connect(self.probes).await.ok()?;
+        Some(Admin::at(self.probes).get(path).await.status())
+    }
+
+    async fn status_becomes(&self, path: &str, wanted: u16) {
+        soon(&format!("{path} answers {wanted}"), async {
+            while self.status(path).await != Some(wanted) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 }
 
 struct Pod {
-    ip: IpAddr,
-    folder: TempDir,
+    place: Place,
     edge: Program,
     app: Program,
 }
@@ -317,39 +392,26 @@ struct Pod {
 impl Pod {
     /// As a kubelet starts it: mounts, the sidecar, its startup probe, the app, readiness.
     async fn start(manifest: &Manifest, grace: u32) -> Pod {
-        let (ip, folder) = (new_ip(), tempfile::tempdir().expect("a folder"));
-        std::fs::create_dir_all(folder.path().join("run/wsgate")).expect("an emptyDir");
-        mount(&folder.path().join("etc/wsgate"), "1", &configuration(manifest, &folder, ip));
-        mount(&folder.path().join("etc/wsgate-tls"), "1", &secret(&authority().pair("localhost")));
-        let edge = Program::start(&mut edge_command(manifest, &folder, ip, grace));
-        status_becomes(ip, "/readyz", 200).await;
-        let app = SocketAddr::new(ip, 9001);
-        let program = std::env::current_exe().expect("this program");
-        let mut command = Command::new(program);
-        command.args(["--exact", "the_container_of_the_app", "--ignored", "--nocapture"]);
-        let app = Program::start(command.env("WSGATE_KUBELET_APP", app.to_string()));
+        let place = Place::new();
+        let text = place.configuration(manifest);
+        mount(&place.mounted("wsgate"), "1", &[("wsgate.toml", text)]);
+        mount(&place.mounted("wsgate-tls"), "1", &secret(&authority().pair("localhost")));
+        let edge = Program::start(&mut place.edge_command(manifest, grace));
+        place.status_becomes("/readyz", 200).await;
+        let app = Program::start(&mut place.app_command());
         app.says("the app listens").await;
-        Pod { ip, folder, edge, app }
-    }
-
-    fn edge_address(&self) -> SocketAddr {
-        SocketAddr::new(self.ip, 8443)
-    }
-
-    fn mounted(&self, name: &str) -> PathBuf {
-        self.folder.path().join("etc").join(name)
+        Pod { place, edge, app }
     }
 
     /// New versions of the ConfigMap and of the Secret, which the edge takes up.
     async fn renew_mounts(&self, manifest: &Manifest) {
-        let [(name, text)] = configuration(manifest, &self.folder, self.ip);
-        let text = format!("{text}timeouts.idle = \"1h\"\n");
-        mount(&self.mounted("wsgate"), "2", &[(name, text)]);
+        let text = self.place.configuration(manifest) + "timeouts.idle = \"1h\"\n";
+        mount(&self.place.mounted("wsgate"), "2", &[("wsgate.toml", text)]);
         self.edge.complains("\"configuration reloaded\"").await;
         let pair = authority().pair("localhost");
-        mount(&self.mounted("wsgate-tls"), "2", &secret(&pair));
+        mount(&self.place.mounted("wsgate-tls"), "2", &secret(&pair));
         self.edge.complains("certificates are those of its files now").await;
-        let shown = connect_tls(self.edge_address(), "localhost", client_config()).await;
+        let shown = connect_tls(self.place.edge, "localhost", client_config()).await;
         let shown = shown.expect("a handshake");
         let chain = shown.get_ref().1.peer_certificates().expect("a certificate");
         assert_eq!(chain[0], pair.der);
@@ -358,12 +420,12 @@ impl Pod {
     /// As a kubelet ends it: preStop, SIGTERM, and SIGKILL when the grace is over, which must
     /// not be needed. Gives the edge's log.
     async fn terminate(self, manifest: &Manifest, order: Order, grace: u32) -> String {
-        let Pod { ip, folder, edge, app } = self;
+        let Pod { place, edge, app } = self;
         let end = Instant::now() + Duration::from_secs(grace.into());
         let left = || end.saturating_duration_since(Instant::now());
-        let pre_stop = Program::start(&mut pre_stop_command(manifest, &folder, ip));
-        status_becomes(ip, "/readyz", 503).await;
-        assert_eq!(status(ip, "/healthz").await, Some(200), "it would be restarted");
+        let pre_stop = Program::start(&mut place.pre_stop_command(manifest));
+        place.status_becomes("/readyz", 503).await;
+        assert_eq!(place.status("/healthz").await, Some(200), "it would be restarted");
         let app_ends = async |app: Program| {
             app.signal(Signal::TERM);
             app.ended(left()).await;
@@ -371,7 +433,7 @@ impl Pod {
         let drained = async |pre_stop: Program| {
             let ended = pre_stop.ended(left()).await;
             assert_eq!(ended.code, Some(0), "{ended:?}");
-            assert_eq!(status(ip, "/healthz").await, Some(200), "only SIGTERM ends it");
+            assert_eq!(place.status("/healthz").await, Some(200), "only SIGTERM ends it");
         };
         let edge_ends = async |edge: Program| {
             edge.signal(Signal::TERM);
@@ -407,32 +469,8 @@ impl Pod {
     }
 }
 
-fn configuration(manifest: &Manifest, folder: &TempDir, ip: IpAddr) -> [(&'static str, String); 1] {
-    [("wsgate.toml", Manifest::placed(&manifest.configuration, folder.path(), ip))]
-}
-
 fn secret(pair: &Pair) -> [(&'static str, String); 2] {
     [("tls.crt", pair.chain.clone()), ("tls.key", pair.key.clone())]
-}
-
-/// What the manifest has the edge's container run, with a grace of the test's own.
-fn edge_command(manifest: &Manifest, folder: &TempDir, ip: IpAddr, grace: u32) -> Command {
-    let mut arguments = manifest.list("args:", "--grace");
-    *arguments.last_mut().expect("arguments") = format!("{grace}s");
-    placed_command(&arguments, folder, ip)
-}
-
-/// What it has run as the edge's preStop.
-fn pre_stop_command(manifest: &Manifest, folder: &TempDir, ip: IpAddr) -> Command {
-    let command = manifest.list("command:", "drain");
-    assert_eq!(command[0], "/wsgate", "where the image has it");
-    placed_command(&command[1..], folder, ip)
-}
-
-fn placed_command(arguments: &[String], folder: &TempDir, ip: IpAddr) -> Command {
-    let mut command = wsgate(&[]);
-    command.args(arguments.iter().map(|it| Manifest::placed(it, folder.path(), ip)));
-    command
 }
 
 /// A version of a volume, as a kubelet writes it: a folder, and `..data` turned to it.
@@ -449,32 +487,6 @@ fn mount(volume: &Path, version: &str, files: &[(&str, String)]) {
         // It is there from the first version on.
         let _ = std::os::unix::fs::symlink(Path::new("..data").join(name), volume.join(name));
     }
-}
-
-/// An address that no other pod on this machine has.
-fn new_ip() -> IpAddr {
-    static PODS: AtomicUsize = AtomicUsize::new(1);
-    let pod = PODS.fetch_add(1, Ordering::Relaxed);
-    let process = std::process::id();
-    let byte = |number: u32| u8::try_from(number).expect("a byte");
-    let pod = byte(u32::try_from(pod).expect("few pods"));
-    Ipv4Addr::new(127, byte(100 + process / 250 % 150), byte(process % 250), pod).into()
-}
-
-/// What a probe of the kubelet is answered; nothing, when nobody listens.
-async fn status(ip: IpAddr, path: &str) -> Option<u16> {
-    let probes = SocketAddr::new(ip, 9091);
-    TcpStream::connect(probes).await.ok()?;
-    Some(Admin::at(probes).get(path).await.status())
-}
-
-async fn status_becomes(ip: IpAddr, path: &str, wanted: u16) {
-    soon(&format!("{path} answers {wanted}"), async {
-        while status(ip, path).await != Some(wanted) {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
 }
 
 /// Echoes, and dies at SIGTERM without a word, as many do.
