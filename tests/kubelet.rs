@@ -442,6 +442,8 @@ impl Pod {
             // The grace's own numbers, which the reloads before have not changed.
             let timeout = format!("\"timeout_s\":{}.0", grace - 2);
             assert!(ended.stderr.contains(&timeout), "{}", ended.stderr);
+            let told = ended.stderr.matches("\"admin: drain\"").count();
+            assert_eq!(told, 1, "waiting for a drain is no news");
             ended.stderr
         };
         match order {
