@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use support::{
-    Admin, Pair, Program, authority, client_config, connect_tls, run, soon, within, wsgate,
+    Admin, Pair, Peer, Program, Upgrade, authority, client_config, connect_tls, run, soon, within,
+    wsgate,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -73,6 +74,28 @@ async fn an_app_that_dies_first_takes_no_client_with_it() {
 async fn an_edge_that_goes_first_leaves_the_app_nobody() {
     let endings = rolling_restart(Order::EdgeFirst).await;
     assert!(endings.iter().all(|reason| reason == "drain"), "{endings:?}");
+}
+
+#[tokio::test]
+async fn who_does_not_answer_is_gone_before_the_kubelet_kills() {
+    let manifest = Manifest::read("sidecar.yaml");
+    let grace = 9;
+    let pod = Pod::start(&manifest, grace).await;
+    let mut deaf = Vec::new();
+    for begun in [&[][..], &[0x81], &[0x82, 0xfe, 0xff]] {
+        let stream = connect_tls(pod.place.edge, "localhost", client_config()).await;
+        let mut client = Peer::client(stream.expect("a handshake"));
+        client.upgrade(Upgrade::to("/ws")).await;
+        // It reads no Close, and is within a frame of its own.
+        client.send(begun).await;
+        deaf.push(client);
+    }
+    // What the autoscaler of edge.yaml goes by.
+    let metrics = Admin::at(pod.place.probes).metrics().await;
+    let live = "wsgate_connections{route=\"app\",upstream=\"app\"}";
+    assert_eq!(metrics.get(live), Some(&3.0));
+    let log = pod.terminate(&manifest, Order::EdgeFirst, grace).await;
+    assert_eq!(reasons(&log), ["drain"; 3]);
 }
 
 /// Replaces both pods of a deployment one by one, as its `maxSurge: 1, maxUnavailable: 0` has it.
