@@ -91,9 +91,13 @@ async fn who_does_not_answer_is_gone_before_the_kubelet_kills() {
         deaf.push(client);
     }
     // What the autoscaler of edge.yaml goes by.
-    let metrics = Admin::at(pod.place.probes).metrics().await;
     let live = "wsgate_connections{route=\"app\",upstream=\"app\"}";
-    assert_eq!(metrics.get(live), Some(&3.0));
+    soon("three live connections", async {
+        while Admin::at(pod.place.probes).metrics().await.get(live) != Some(&3.0) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     let log = pod.terminate(&manifest, Order::EdgeFirst, grace).await;
     assert_eq!(reasons(&log), ["drain"; 3]);
 }
