@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::{
     Backend, Config, Edge, End, Peer, Program, Request, Upgrade, authority, client_config, open,
-    relay, samples, soon,
+    relay, soon,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -241,9 +241,8 @@ async fn garbage_is_closed_at_once_and_counted() {
         is_closed(&mut client).await;
         closed_for(&edge, detail).await;
     }
-    let metrics = edge.admin().await.get("/metrics").await;
-    let counted = samples(&metrics.body)["wsgate_accept_errors_total"];
-    assert_eq!(counted, 5.0);
+    let metrics = edge.admin().await.metrics().await;
+    assert_eq!(metrics["wsgate_accept_errors_total"], 5.0);
 }
 
 #[tokio::test]
