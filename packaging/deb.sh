@@ -62,4 +62,4 @@ PRERM
 chmod 755 "$root"/DEBIAN/{postinst,postrm,prerm}
 
 mkdir -p "$into"
-dpkg-deb --root-owner-group -Zxz -b "$root" "$into/wsgate_${version}_$architecture.deb"
+dpkg-deb --root-owner-group -Zgzip -b "$root" "$into/wsgate_${version}_$architecture.deb"
