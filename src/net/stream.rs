@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Leg;
-use super::tls::{Session, TlsStream};
+use super::tls::{self, Session, TlsStream};
 
 pub struct Stream {
     inner: Inner,
@@ -93,6 +93,14 @@ impl Stream {
 
     pub fn watch(&self) -> Arc<Watch> {
         self.watch.clone()
+    }
+
+    /// Whether its two ends have agreed on HTTP/2, by ALPN.
+    pub fn speaks_http2(&self) -> bool {
+        match &self.inner {
+            Inner::Tcp(_) | Inner::Unix(_) => false,
+            Inner::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2),
+        }
     }
 
     /// The leg of a tunnel, once HTTP is done with the stream.

@@ -35,6 +35,7 @@ use crate::metrics::TlsFailure;
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
 
 const HTTP_1_1: &[u8] = b"http/1.1";
+pub(super) const HTTP_2: &[u8] = b"h2";
 
 /// Why TLS cannot be set up: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +139,14 @@ impl Acceptor {
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Ticketer::new().expect("the system's random numbers can be had");
         Ok(Acceptor { tls: TlsAcceptor::from(Arc::new(config)), expires })
+    }
+
+    /// Lets clients choose HTTP/2, by ALPN.
+    pub fn offering_http2(mut self) -> Acceptor {
+        let mut config = ServerConfig::clone(self.tls.config());
+        config.alpn_protocols.insert(0, HTTP_2.to_vec());
+        self.tls = TlsAcceptor::from(Arc::new(config));
+        self
     }
 
     /// When the first of its certificates ends.
