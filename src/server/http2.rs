@@ -8,7 +8,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use hyper::server::conn::http2::{Builder, Connection};
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::connection::{End, Exchange, Exchanges, Graceful, LAST_WORDS, Served};
@@ -147,12 +148,17 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Spawner {
     fn execute(&self, task: F) {
         let overseer = self.0.take();
         spawn_local(async move {
-            let Some(overseer) = overseer else { return task.await };
-            tokio::select! {
-                biased;
-                () = overseer => {}
-                () = task => {}
-            }
+            let Some(mut overseer) = overseer else { return task.await };
+            let mut task = pin!(task);
+            // Asked before, it keeps a task from what it may do no more; asked behind, it sees what
+            // the task has done.
+            poll_fn(|cx| {
+                if overseer.as_mut().poll(cx).is_ready() || task.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                overseer.as_mut().poll(cx)
+            })
+            .await;
         });
     }
 }
@@ -193,21 +199,20 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Returns when a piece has waited too long.
+    /// Returns when a piece has waited too long. Whoever polls the body polls this behind it.
     async fn lost(self: Rc<Pace>) {
-        const LOOK: Duration = Duration::from_secs(60);
-        loop {
-            let patience = self.patience.get();
-            let waited = self.since.get().map(|since| since.elapsed());
-            let left = match (patience, waited) {
-                (Some(patience), Some(waited)) => patience.saturating_sub(waited),
-                (patience, _) => patience.unwrap_or(LOOK).min(LOOK),
+        let mut timer = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            let (Some(since), Some(patience)) = (self.since.get(), self.patience.get()) else {
+                return Poll::Pending;
             };
-            if left.is_zero() {
-                return;
+            let deadline = since + patience;
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
             }
-            sleep(left).await;
-        }
+            timer.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 
