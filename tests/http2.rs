@@ -263,7 +263,8 @@ async fn an_answer_that_nobody_reads_is_given_up() {
         .route("plain_http = \"proxy\"\nlimits.slow_consumer = \"1s\"")
         .start()
         .await;
-    let mut streams = Streams::open(&edge).await;
+    let builder = client::Builder::new().initial_connection_window_size(1 << 20).clone();
+    let mut streams = Streams::open_by(&edge, &builder).await;
     let (mut stream, mut upstream) = another(&mut streams, &backend, "/ws").await;
     let (response, _sender) = streams.send(get("/large"), true).await;
     let mut large = backend.accept().await.silent();
@@ -283,7 +284,6 @@ async fn an_answer_that_nobody_reads_is_given_up() {
     })
     .await;
     assert_eq!(reset, Some(Reason::CANCEL));
-    drop(unread);
     echo(&mut stream, &mut upstream, "unharmed").await;
     sending.abort();
 }
