@@ -159,7 +159,10 @@ async fn refusals_are_statuses_that_http2_has() {
     let mut streams = Streams::open(&edge).await;
     let wrong = streams.ask(connect_with("/", "sec-websocket-version", "12"), b"").await;
     let wrong = wrong.expect("an answer");
-    assert_eq!((wrong.status, &wrong.headers["sec-websocket-version"]), (400, &"13".parse().unwrap()));
+    assert_eq!(
+        (wrong.status, &wrong.headers["sec-websocket-version"]),
+        (400, &"13".parse().unwrap())
+    );
 
     let plain = streams.ask(get("/"), b"").await.expect("an answer");
     assert_eq!(plain.status, 404);
@@ -200,8 +203,7 @@ async fn a_200_of_an_upstream_that_does_not_upgrade_opens_nothing() {
 
 #[tokio::test]
 async fn a_refusal_is_told_by_a_close_where_the_route_says_so() {
-    let edge =
-        Config::new(&Backend::nobody().await).route("reject = \"close\"").start().await;
+    let edge = Config::new(&Backend::nobody().await).route("reject = \"close\"").start().await;
     let mut streams = Streams::open(&edge).await;
     let mut stream = streams.upgrade(connect_with("/", "sec-websocket-protocol", "a, b")).await;
     assert_eq!(stream.header("sec-websocket-protocol"), Some("a"));
@@ -371,8 +373,8 @@ async fn a_drain_is_goaway_after_its_delay_and_1012_on_each_stream() {
     let mut farewells = JoinSet::new();
     for mut upstream in [one, two] {
         farewells.spawn(async move {
-                upstream.closes(1001).await;
-            });
+            upstream.closes(1001).await;
+        });
     }
     for mut stream in [first, second] {
         farewells.spawn(async move {
@@ -569,8 +571,7 @@ async fn a_large_transfer_flows_both_ways_whole() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_closed_and_reset() {
     let backend = Backend::tcp().await;
-    let edge =
-        Config::new(&backend.address).route("limits.slow_consumer = \"1s\"").start().await;
+    let edge = Config::new(&backend.address).route("limits.slow_consumer = \"1s\"").start().await;
     let builder = client::Builder::new().initial_window_size(0).clone();
     let mut streams = Streams::open_by(&edge, &builder).await;
     let (mut stream, mut upstream) = another(&mut streams, &backend, "/").await;
@@ -695,7 +696,9 @@ async fn who_gives_up_everything_is_shown_out() {
     soon("the connection ends", async {
         while !streams.has_ended() && given_up < 400 {
             let Ok(mut sender) = ready(&mut streams).await else { break };
-            let Ok((response, mut stream)) = sender.send_request(connect("/"), false) else { break };
+            let Ok((response, mut stream)) = sender.send_request(connect("/"), false) else {
+                break;
+            };
             // What is given up was begun.
             let dial = tokio::time::timeout(Duration::from_secs(1), backend.connection());
             dialled.extend(dial.await.ok());

@@ -557,7 +557,10 @@ mod tests {
 
     #[test]
     fn a_426_names_the_protocol_and_its_version() {
-        for rejection in [Http::One].into_iter().flat_map(|http| [Rejection::NotUpgrade(http), Rejection::WrongVersion(http)]) {
+        for rejection in [Http::One]
+            .into_iter()
+            .flat_map(|http| [Rejection::NotUpgrade(http), Rejection::WrongVersion(http)])
+        {
             let response = rejection.response("1");
             assert_eq!(response.headers()[UPGRADE], "websocket");
             assert_eq!(response.headers()[CONNECTION], "upgrade");
