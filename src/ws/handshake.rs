@@ -550,6 +550,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_extended_connect_asks_without_a_key_and_is_answered_without_an_accept() {
+        let connect = |protocol: &'static str, version: &'static str| {
+            let mut parts = request(&[]);
+            (parts.method, parts.version) = (Method::CONNECT, Version::HTTP_2);
+            parts.headers.clear();
+            parts.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(version));
+            parts.extensions.insert(Protocol::from_static(protocol));
+            UpgradeRequest::parse(&parts)
+        };
+        let upgrade = connect("websocket", "13").unwrap();
+        assert_eq!((upgrade.http(), upgrade.accept()), (Http::Two, None));
+        assert!(upgrade.accept_to_close().is_empty());
+        assert_eq!(connect("websocket", "8"), Err(NotUpgrade::WrongVersion));
+        assert_eq!(connect("connect-udp", "13"), Err(NotUpgrade::PlainHttp));
+    }
+
     fn offer() -> Offer {
         let fields = [
             ("sec-websocket-protocol", "chat, superchat"),
