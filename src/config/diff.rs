@@ -119,6 +119,7 @@ fn listeners(old: &[Listener], new: &[Listener], found: &mut Found) {
                     proxy_protocol: _,
                     timeouts: _,
                     limits: _,
+                    http2: _,
                     reuse_port: _,
                     tls: _,
                 } = after;
@@ -127,6 +128,7 @@ fn listeners(old: &[Listener], new: &[Listener], found: &mut Found) {
                     "proxy_protocol": proxy_protocol,
                     "timeouts": timeouts,
                     "limits": limits,
+                    "http2": http2,
                     "tls": tls,
                 });
             }

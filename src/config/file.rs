@@ -115,12 +115,13 @@ table! {
         timeouts: ListenerTimeouts = Literal::EmptyTable,
         /// Bounds on what clients can take.
         limits: ListenerLimits = Literal::EmptyTable,
+        /// HTTP/2 beside HTTP/1.1, as TLS's ALPN agrees; a plain listener speaks HTTP/1.1.
+        http2: bool = true,
         /// Several processes may share the address; else a taken port is an error.
         reuse_port: bool = false,
         /// Certificates; without this table the listener speaks plain HTTP.
         tls: Option<ListenerTls>,
     }
-    later ["http2"]
 }
 
 table! {

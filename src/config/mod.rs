@@ -265,6 +265,8 @@ pub struct Listener {
     pub proxy_protocol: bool,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
+    /// HTTP/2 is spoken to clients whose TLS asks for it.
+    pub http2: bool,
     pub reuse_port: bool,
     pub tls: Option<ListenerTls>,
 }

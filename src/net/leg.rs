@@ -1,6 +1,8 @@
 //! One side of a tunnel: a socket, with or without TLS, read into a worker's scratch and written
 //! from it.
 //!
+//! Or a stream of an HTTP/2 connection, which has its own file.
+//!
 //! A leg keeps no plain bytes. What goes out is sealed first ([`Leg::seal`]) and then written as
 //! wire bytes ([`Leg::poll_write`]), so that what a full socket refuses is already in its final
 //! form and order.
@@ -13,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Wire;
+use super::mux::Mux;
 use super::scratch::{READ, Scratch};
 use super::tls::Session;
 use crate::ws::head::HEADROOM;
@@ -21,6 +24,7 @@ pub enum Leg {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<Session>),
+    Mux(Mux),
 }
 
 impl Leg {
@@ -41,6 +45,7 @@ impl Leg {
             Leg::Tls(session) => {
                 session.poll_open(cx, limit, &mut scratch.wire, &mut scratch.plain[HEADROOM..])
             }
+            Leg::Mux(stream) => stream.poll_read(cx, &mut scratch.plain[room]),
         }
     }
 
@@ -51,6 +56,7 @@ impl Leg {
             Leg::Tcp(socket) => Pin::new(socket).poll_write(cx, wire),
             Leg::Unix(socket) => Pin::new(socket).poll_write(cx, wire),
             Leg::Tls(session) => session.poll_write_wire(cx, wire),
+            Leg::Mux(stream) => stream.poll_write(cx, wire),
         }
     }
 
@@ -59,7 +65,7 @@ impl Leg {
     #[inline]
     pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Wire) -> io::Result<&'a [u8]> {
         match self {
-            Leg::Tcp(_) | Leg::Unix(_) => Ok(plain),
+            Leg::Tcp(_) | Leg::Unix(_) | Leg::Mux(_) => Ok(plain),
             Leg::Tls(session) => {
                 session.seal(plain, out)?;
                 Ok(out.bytes())
@@ -67,20 +73,29 @@ impl Leg {
         }
     }
 
-    /// The wire bytes that say there is no more to come: TLS's close_notify.
+    /// The wire bytes that say there is no more to come: TLS's close_notify. A stream of HTTP/2
+    /// will say so by its END_STREAM.
     pub fn seal_end(&mut self, out: &mut Wire) -> io::Result<()> {
         match self {
             Leg::Tcp(_) | Leg::Unix(_) => Ok(()),
             Leg::Tls(session) => session.seal_end(out),
+            Leg::Mux(stream) => {
+                stream.complete();
+                Ok(())
+            }
         }
     }
 
-    /// Sends FIN.
+    /// Sends FIN, or what ends a stream.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Leg::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Leg::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Leg::Tls(session) => session.poll_finish(cx),
+            Leg::Mux(stream) => {
+                stream.end(cx);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod client;
 mod leg;
+pub mod mux;
 pub mod proxy_protocol;
 pub mod resolve;
 mod scratch;

@@ -95,6 +95,14 @@ impl Stream {
         self.watch.clone()
     }
 
+    /// Whether its two ends have agreed on HTTP/2, by ALPN.
+    pub fn speaks_http2(&self) -> bool {
+        match &self.inner {
+            Inner::Tcp(_) | Inner::Unix(_) => false,
+            Inner::Tls(session) => session.speaks_http2(),
+        }
+    }
+
     /// The leg of a tunnel, once HTTP is done with the stream.
     pub fn into_leg(self) -> Leg {
         match self.inner {

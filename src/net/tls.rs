@@ -31,6 +31,7 @@ use crate::config::{CertificateFiles, ClientAuth, ListenerTls, UpstreamTls};
 use crate::metrics::TlsFailure;
 
 const HTTP_1_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
 /// Why TLS cannot be set up: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,12 @@ impl Acceptor {
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Ticketer::new().expect("the system's random numbers can be had");
         Ok(Acceptor { tls: Arc::new(config), expires })
+    }
+
+    /// Lets clients choose HTTP/2, by ALPN.
+    pub fn offering_http2(mut self) -> Acceptor {
+        Arc::make_mut(&mut self.tls).alpn_protocols.insert(0, HTTP_2.to_vec());
+        self
     }
 
     /// When the first of its certificates ends.

@@ -79,6 +79,11 @@ impl Session {
         Session { socket, tls, held: Vec::new(), peer: Peer::Speaks, ahead: None }
     }
 
+    /// Whether its two ends have agreed on HTTP/2, by ALPN.
+    pub(in crate::net) fn speaks_http2(&self) -> bool {
+        self.state().alpn_protocol() == Some(super::HTTP_2)
+    }
+
     /// What was agreed and shown in the handshake.
     pub(super) fn state(&self) -> &CommonState {
         match &self.tls {
