@@ -1,0 +1,1 @@
+//! See `tests/import.rs` for whole configurations beside nginx itself.
