@@ -54,7 +54,7 @@ pub fn nginx(path: &Path, files: &mut dyn Files) -> Result<Imported, ImportFault
     import.elsewhere(&directives);
     for http in &blocks {
         import.zones(http);
-        import.around(http);
+        import.strangers(http);
         for block in http.iter().filter(|line| line.is("server")) {
             import.servers.extend(Server::read(block, http, &mut import.draft));
         }
@@ -79,9 +79,9 @@ pub(super) struct Import<'a> {
     groups: BTreeMap<&'a str, &'a Directive>,
     /// Zones of `limit_conn` and `limit_req`: their key, and a rate.
     zones: BTreeMap<String, Zone>,
-    pub servers: Vec<Server<'a>>,
-    pub listeners: Vec<Listener>,
-    pub trusted: Vec<IpNet>,
+    servers: Vec<Server<'a>>,
+    listeners: Vec<Listener>,
+    trusted: Vec<IpNet>,
     /// Where routes are: host, path and listeners.
     taken: Vec<(Option<String>, String, Vec<SocketAddr>)>,
 }
@@ -130,16 +130,13 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// What stands in http and holds for every server.
-    fn around(&mut self, http: &[Directive]) {
-        self.strangers(http);
-    }
-
     /// Names what nothing here reads.
     pub fn strangers(&mut self, block: &[Directive]) {
         let known = |line: &&Directive| {
             let name = line.name.as_str();
-            words::CARRIED.contains(&name) || words::WITHOUT_MEANING.contains(&name)
+            line.argument(0) == "off"
+                || words::CARRIED.contains(&name)
+                || words::WITHOUT_MEANING.contains(&name)
         };
         let outside = [
             "events",
