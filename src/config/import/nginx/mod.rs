@@ -193,7 +193,8 @@ impl<'a> Import<'a> {
                 "trusted_proxies",
                 networks,
                 "From set_real_ip_from; it holds for the whole process here, and the client is the \
-                 rightmost hop that is none of these (nginx: real_ip_recursive on).",
+                 rightmost hop that is none of these (nginx: real_ip_recursive on). X-Forwarded-For grows \
+                 by the proxy's address; nginx adds the client's once more.",
             );
             tables.push(table);
         }
