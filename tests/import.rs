@@ -110,7 +110,6 @@ fn case(name: &'static str, probes: Vec<Probe>) -> Case {
 const LETTERS: &str = "nginx compares letters";
 const SLASH: &str = "itself comes here too";
 const NO_WEBSOCKET: &str = "nginx let no WebSocket through here; wsgate does.";
-const OWN_STATUS: &str = "nginx's own status may be another than 301";
 
 fn cases() -> Vec<Case> {
     vec![

@@ -113,7 +113,9 @@ impl Table {
         }
     }
 
+    /// In place of what the key had before.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.lines.retain(|line| !line.is(key));
         self.lines.push(Line::of(key, value));
     }
 

@@ -439,7 +439,7 @@ impl<'a> Ingress<'a> {
             .iter()
             .find_map(|(tail, group)| spot.path.strip_suffix(tail).map(|front| (front, *group)));
         let bare = match tail {
-            Some((front, _)) if front.is_empty() => "/",
+            Some(("", _)) => "/",
             Some((front, _)) => front,
             None => spot.path,
         };
@@ -672,9 +672,6 @@ impl<'a> Ingress<'a> {
                 vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
                 "The authorizer could not be carried, so nobody comes in until it is written here.",
             );
-            table
-                .lines
-                .dedup_by(|later, first| later.is("clients.deny") && first.is("clients.deny"));
             let instead = "write authorize.url with a fixed address, and take clients.deny out";
             import.draft.note(&self.at("auth-url"), format!("auth-url: {url}"), instead);
             return;

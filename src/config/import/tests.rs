@@ -54,7 +54,7 @@ fn quotes_escapes_and_comments_are_read_as_nginx_does() {
 
 #[test]
 fn an_authorizer_that_cannot_be_carried_keeps_everybody_out() {
-    let text = "server { location / { auth_request /x; proxy_pass http://127.0.0.1:1; \
+    let text = "server { location /ws { deny 10.0.0.1; auth_request /x; proxy_pass http://127.0.0.1:1; \
         proxy_set_header Upgrade $http_upgrade; } }";
     let imported = of_nginx(text.as_bytes()).expect("an import");
     assert!(imported.text.contains("clients.deny"), "{}", imported.text);

@@ -110,12 +110,12 @@ fn one(location: &Location<'_>, server: &Server<'_>, spots: &[Spot], import: &mu
     if matches!(location.matching, Matching::Named(_)) || location.own("internal").is_some() {
         return;
     }
-    if location.redirects(server) {
-        if let Some(path) = pattern(&location.matching) {
-            let why = "nginx's own status may be another than 301, and its host one of its names.";
-            server::redirect(spots, &path, why, import);
-            return;
-        }
+    if location.redirects(server)
+        && let Some(path) = pattern(&location.matching)
+    {
+        let why = "nginx's own status may be another than 301, and its host one of its names.";
+        server::redirect(spots, &path, why, import);
+        return;
     }
     let served = served(location, server);
     if !served.proxies() {
