@@ -28,7 +28,7 @@ use crate::upstream::{Cluster, ClusterFault};
 pub struct Snapshot {
     /// How manieth it is; the first is 1.
     pub generation: u64,
-    pub routes: Table<Arc<Route>>,
+    pub routes: Table<Served>,
     named: HashMap<Arc<str>, Arc<Route>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     pub trusted_proxies: Vec<IpNet>,
@@ -36,6 +36,14 @@ pub struct Snapshot {
     pub rings: Rings,
     /// A page for plain HTTP where no route serves; the demo has one.
     pub page: Option<&'static str>,
+}
+
+/// What is at one place.
+#[derive(Clone)]
+pub enum Served {
+    Route(Arc<Route>),
+    /// Nothing but the way to the same place by https; the route's name.
+    Redirect(Arc<str>),
 }
 
 /// An upstream that cannot be set up.
@@ -143,11 +151,13 @@ impl Snapshot {
             let route = Route::new(route, cluster, token, before.map(|before| &**before));
             routes.push((place, Arc::new(route)));
         }
+        let served = |(place, route)| (place, Served::Route(route));
+        let redirects = config.redirects.iter().map(redirect);
         Ok(Snapshot {
             generation: before.map_or(1, |before| before.generation + 1),
             named: routes.iter().map(|(_, route)| (route.name.clone(), route.clone())).collect(),
             clusters: clusters.into_iter().map(|one| (one.name().clone(), one)).collect(),
-            routes: Table::new(routes),
+            routes: Table::new(routes.into_iter().map(served).chain(redirects)),
             trusted_proxies: config.server.trusted_proxies.clone(),
             rings,
             page,
@@ -255,6 +265,15 @@ impl Route {
             self.policy.renew(|rates| &rates.bytes);
         }
     }
+}
+
+fn redirect(redirect: &config::Redirect) -> (Place, Served) {
+    let place = Place {
+        host: redirect.host.clone(),
+        path: redirect.path.clone(),
+        listeners: redirect.listeners.clone(),
+    };
+    (place, Served::Redirect(redirect.name.clone()))
 }
 
 fn claimed(token: Option<&TokenAsked>, admittance: &Admittance) -> Vec<HeaderName> {

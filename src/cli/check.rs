@@ -75,7 +75,7 @@ fn summary(config: &Config, warnings: &Report) -> String {
     let mut counts = vec![
         count(config.listeners.len(), "listener"),
         count(config.upstreams.len(), "upstream"),
-        count(config.routes.len(), "route"),
+        count(config.routes.len() + config.redirects.len(), "route"),
     ];
     if !warnings.is_empty() {
         counts.push(count(warnings.diagnostics.len(), "warning"));

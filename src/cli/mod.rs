@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod diff;
 mod drain;
+mod import;
 mod logging;
 mod run;
 mod schema;
@@ -56,6 +57,9 @@ enum Command {
     },
     /// Have a running process drain: Close to every client, no new ones; it lives on until SIGTERM
     Drain(drain::Arguments),
+    /// Make a configuration from one of nginx, or from Kubernetes Ingress objects
+    #[command(subcommand)]
+    Import(import::Import),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Show wsgate at work, with a certificate, two echo servers and a page of its own
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => {
             return token::token(command).unwrap_or_else(|error| fail(&error));
         }
+        Command::Import(command) => return import::import(&command),
         Command::Drain(arguments) => drain::drain(arguments),
         Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {

@@ -16,8 +16,8 @@ use super::tokens::{Variable, Words};
 use super::{
     Admin, Admittance, AffinityCookie, Authorize, Balance, CertificateFiles, ClientAuth, Config,
     Drain, HashKey, HeaderEdits, Health, KeySource, Listener, ListenerLimits, ListenerTimeouts,
-    ListenerTls, Log, NamedFile, NamedVariable, Networks, Origin, Passive, Reject, Resolve,
-    Rewrite, Route, Server, Token, Upstream, UpstreamTls, file,
+    ListenerTls, Log, NamedFile, NamedVariable, Networks, Origin, Passive, Redirect, Reject,
+    Resolve, Rewrite, Route, Server, Token, Upstream, UpstreamTls, file,
 };
 use crate::plan::{Allowance, Beat, Heartbeat, OnExpiry, Plan, Sizes};
 use crate::route::HostPattern;
@@ -30,10 +30,12 @@ pub(super) fn config(file: file::File, folder: &Path) -> Option<(Config, Named)>
     let mut files = Files { folder, named: Named::default() };
     let upstreams: Vec<Upstream> =
         all(file.upstream.value?.0, |table| upstream(table, &mut files))?;
+    let (redirects, routes) = file.route.value?.0.into_iter().partition(redirects);
     let config = Config {
         server: server(file.server.value?)?,
         listeners: all(file.listener.value?.0, |table| listener(table, &mut files))?,
-        routes: all(file.route.value?.0, |table| route(table, &upstreams, &mut files))?,
+        routes: all(routes, |table| route(table, &upstreams, &mut files))?,
+        redirects: all(redirects, redirect)?,
         upstreams,
         admin: match file.admin.value? {
             Some(table) => Some(admin(table, &mut files)?),
@@ -247,7 +249,7 @@ fn affinity_cookie(table: file::AffinityCookie) -> Option<AffinityCookie> {
 // ---- routes ----
 
 fn route(table: file::Route, upstreams: &[Upstream], files: &mut Files<'_>) -> Option<Route> {
-    let name = table.upstream.value?.into_inner().0;
+    let name = table.upstream.value??.into_inner().0;
     let listeners = table.listeners.value?;
     let subprotocols = table.subprotocols.value?;
     let mut limits = table.limits.value?;
@@ -293,6 +295,20 @@ fn route(table: file::Route, upstreams: &[Upstream], files: &mut Files<'_>) -> O
         request_headers: header_edits(table.request_headers.value?)?,
         response_headers: header_edits(table.response_headers.value?)?,
         plan: Arc::new(plan),
+    })
+}
+
+fn redirects(table: &file::Route) -> bool {
+    table.redirect.written
+}
+
+fn redirect(table: file::Route) -> Option<Redirect> {
+    let listeners = table.listeners.value?;
+    Some(Redirect {
+        name: table.name.value?.into_inner().0.into(),
+        host: table.host.value?.unwrap_or(HostPattern::Any),
+        path: table.path.value?,
+        listeners: listeners.into_iter().map(|listener| listener.into_inner().0).collect(),
     })
 }
 

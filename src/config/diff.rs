@@ -66,6 +66,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     listeners(&old.listeners, &new.listeners, &mut found);
     upstreams(&old.upstreams, &new.upstreams, &mut found);
     routes(old, new, &mut found);
+    redirects(old, new, &mut found);
     found.changes
 }
 
@@ -229,6 +230,28 @@ fn routes(old: &Config, new: &Config, found: &mut Found) {
         if !new.routes.iter().any(|after| after.name == before.name) {
             found.of = format!("route {:?}", before.name);
             found.add("removed", fate(before.on_removed));
+        }
+    }
+}
+
+fn redirects(old: &Config, new: &Config, found: &mut Found) {
+    for after in &new.redirects {
+        found.of = format!("route {:?}", after.name);
+        match old.redirects.iter().find(|before| before.name == after.name) {
+            None => found.add("redirect", Effect::NextHandshake),
+            Some(before) => {
+                compare!(before, after, found, Effect::NextHandshake, {
+                    "host": host,
+                    "path": path,
+                    "listeners": listeners,
+                });
+            }
+        }
+    }
+    for before in &old.redirects {
+        if !new.redirects.iter().any(|after| after.name == before.name) {
+            found.of = format!("route {:?}", before.name);
+            found.add("redirect removed", Effect::NextHandshake);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::balancing::{Balancing, BoundedLoad, CookieName, EndpointId, Weight};
 use super::endpoints::{ServerName, SourceAddress};
 use super::names::{
     ByteAction, ClientCertificate, FileName, Header, Headers, ListenAddress, MissingOrigin, Name,
-    Network, PathPrefix, SentHost, Subprotocol,
+    Network, PathPrefix, Redirect, SentHost, Subprotocol,
 };
 use super::origins::StatedOrigin;
 use super::quantities::{Bytes, BytesPerTime, CloseCode, Count, Lasting, OrOff, PerTime, Workers};
@@ -295,8 +295,10 @@ table! {
         host: Option<HostPattern>,
         /// A prefix that ends at a slash of the request; "=/ws" is /ws alone.
         path: PathPattern = "/",
-        /// The name of an [[upstream]].
-        upstream: Spanned<Name>,
+        /// The name of an [[upstream]]; required, unless there is `redirect`.
+        upstream: Option<Spanned<Name>>,
+        /// "https": no upstream, but a 301 to the same host and path by https.
+        redirect: Option<Redirect>,
         /// Addresses of listeners that serve it; empty: all.
         listeners: Vec<Spanned<ListenAddress>> = Literal::EmptyList,
         /// How the path changes on its way to the upstream.
@@ -334,9 +336,6 @@ table! {
         /// What changes in the answer's headers.
         response_headers: HeaderEdits = Literal::EmptyTable,
     }
-    later [
-        "redirect",
-    ]
 }
 
 table! {

@@ -13,6 +13,7 @@ mod diagnostics;
 mod diff;
 mod endpoints;
 mod file;
+pub mod import;
 mod names;
 mod origins;
 mod quantities;
@@ -55,6 +56,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub upstreams: Vec<Upstream>,
     pub routes: Vec<Route>,
+    pub redirects: Vec<Redirect>,
     pub admin: Option<Admin>,
 }
 
@@ -474,6 +476,16 @@ impl fmt::Display for EndpointAddress {
             EndpointAddress::Unix(path) => write!(out, "unix:{}", path.display()),
         }
     }
+}
+
+/// A route to no upstream: whoever asks here is sent to the same host and path by https.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    pub name: Arc<str>,
+    pub host: HostPattern,
+    pub path: PathPattern,
+    /// Where it is served; empty: on all listeners.
+    pub listeners: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -63,6 +63,14 @@ words!(
     [("reject", PlainHttp::Reject), ("proxy", PlainHttp::Proxy)]
 );
 
+/// Where a route without an upstream sends its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirect {
+    Https,
+}
+
+words!(Redirect, "a redirect", [("https", Redirect::Https)]);
+
 /// Whether a client must show a certificate, or is only asked for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientCertificate {

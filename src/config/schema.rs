@@ -12,6 +12,9 @@ pub fn schema() -> Json {
     let mut schema = File::schema();
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("wsgate configuration");
+    // `validate` says the same: a route goes somewhere.
+    schema["properties"]["route"]["items"]["anyOf"] =
+        json!([{ "required": ["upstream"] }, { "required": ["redirect"] }]);
     schema
 }
 

@@ -377,6 +377,7 @@ fn strip_defaults(schema: &Json, value: &mut Json, at: &str) {
         return;
     }
     let schema = match schema["anyOf"].as_array() {
+        Some(_) if schema["type"] == "object" => Some(schema),
         Some(choices) => choices.iter().find(|choice| choice["type"] == "object"),
         None => Some(schema),
     };
@@ -384,8 +385,8 @@ fn strip_defaults(schema: &Json, value: &mut Json, at: &str) {
     let (Some(table), Some(properties)) = (value.as_object_mut(), properties) else { return };
     for (key, property) in properties {
         let at = format!("{at}.{key}");
-        // Of the kinds of keys a route has one.
-        let one_of_several = at.starts_with(".route.token.keys.");
+        // Of the kinds of keys a route has one, and it has an upstream or a redirect.
+        let one_of_several = at.starts_with(".route.token.keys.") || at == ".route.redirect";
         let Some(found) = table.get_mut(key) else {
             assert!(one_of_several, "the reference lacks {at}");
             continue;
@@ -602,8 +603,9 @@ told! {
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
     a_proxy_header_from_anybody: listener("proxy_protocol = true"),
-    keys_of_a_later_version: listener("")
-        + "redirect = \"https\"\n",
+    rules_of_a_redirect: route("redirect = \"https\"") + "[[route]]\nname = \"other\"\n\
+        redirect = \"http\"\n[[route]]\nname = \"third\"\nhost = \"a\"\nredirect = \"https\"\n\
+        plain_http = \"proxy\"\n",
     bad_admin_addresses: admin("listen = \"localhost:9090\"\nprobes = \"unix:wsgate.sock\"\n\
         hosts = [\"http://edge\", \"edge:80\"]"),
     an_admin_that_listens_nowhere: admin("hosts = [\"edge\"]"),

@@ -249,6 +249,7 @@ fn routes(file: &File, found: &mut Faults) {
     refuse_twin_names(all_routes(file).iter().map(|route| &route.name), "route", found);
     refuse_shared_places(all_routes(file), found);
     for route in all_routes(file) {
+        destination(route, found);
         named_upstream(route, file, found);
         named_listeners(route, file, found);
         rewrite(route, found);
@@ -308,8 +309,65 @@ fn place(route: &Route) -> Span {
     }
 }
 
+/// A route goes to an upstream or redirects, and of one that redirects nothing else is asked.
+fn destination(route: &Route, found: &mut Faults) {
+    if !route.redirect.written {
+        return no_upstream(route, found);
+    }
+    let Some((key, span)) = written_keys(route).next() else { return };
+    let message = format!("`{key}` beside `redirect`");
+    let fault = Diagnostic::fault(span, message)
+        .label("a route that redirects has no upstream and no rules")
+        .related(route.redirect.span.clone(), "it redirects here");
+    found.push(fault.help(
+        "keep of this route name, host, path, listeners and redirect; or take `redirect` out",
+    ));
+}
+
+fn no_upstream(route: &Route, found: &mut Faults) {
+    if route.upstream.written {
+        return;
+    }
+    let fault = Diagnostic::fault(route.upstream.span.clone(), "[[route]] has no `upstream`")
+        .label("`upstream` is missing here");
+    found.push(fault.help(
+        "add upstream = \"chat\", the name of an [[upstream]];\nor redirect = \"https\" to send its \
+         clients to the same host and path by https",
+    ));
+}
+
+/// What the file says of a route besides where it is and that it redirects.
+fn written_keys(route: &Route) -> impl Iterator<Item = (&'static str, Span)> {
+    macro_rules! keys {
+        ($($key:ident),*) => {
+            [$((stringify!($key), route.$key.written, route.$key.span.clone())),*]
+        };
+    }
+    let keys = keys![
+        upstream,
+        rewrite,
+        plain_http,
+        subprotocols,
+        clients,
+        origin,
+        token,
+        on_removed,
+        reject,
+        unauthorized_code,
+        compression,
+        utf8,
+        authorize,
+        limits,
+        heartbeat,
+        timeouts,
+        request_headers,
+        response_headers
+    ];
+    keys.into_iter().filter(|(_, written, _)| *written).map(|(key, _, span)| (key, span))
+}
+
 fn named_upstream(route: &Route, file: &File, found: &mut Faults) {
-    let Some(wanted) = route.upstream.get() else { return };
+    let Some(Some(wanted)) = route.upstream.get() else { return };
     let name = wanted.get_ref().0.as_str();
     // An upstream whose own name is at fault may be the one that is meant.
     if all_upstreams(file).iter().any(|upstream| upstream.name.value.is_none()) {
@@ -416,7 +474,7 @@ fn origin(route: &Route, found: &mut Faults) {
 /// A browser shows its certificate to whoever a page calls, as it does a cookie: so the page must
 /// be asked for (cross-site WebSocket hijacking).
 fn users_known_by_certificate(route: &Route, file: &File, found: &mut Faults) {
-    if route.origin.written {
+    if route.origin.written || route.redirect.written {
         return;
     }
     let authority = |listener: &Listener| {

@@ -208,7 +208,10 @@ fn cookie(upstream: &Upstream) -> Option<(&str, &super::diagnostics::Span)> {
 
 fn routes_to<'a>(upstream: &'a Upstream, file: &'a File) -> impl Iterator<Item = &'a Route> {
     let name = upstream.name.get().map(|name| &name.get_ref().0);
-    let leads = move |route: &&Route| route.upstream.get().map(|it| &it.get_ref().0) == name;
+    let leads = move |route: &&Route| {
+        let upstream = route.upstream.get().and_then(Option::as_ref);
+        upstream.map(|it| &it.get_ref().0) == name
+    };
     all_routes(file).iter().filter(leads)
 }
 

@@ -24,9 +24,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, Uri, header, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::debug;
 
 use self::attempt::Attempt;
 use self::authorize::Asking;
@@ -38,7 +39,7 @@ use crate::control::Registry;
 use crate::metrics::WorkerTally;
 use crate::policy::Banned;
 use crate::route::{Target, TargetFault, rewritten};
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Route, Served, Snapshot};
 use crate::tunnel::Shared;
 use crate::upstream::{Pool, Upload};
 use crate::ws::handshake;
@@ -164,8 +165,13 @@ async fn answer(
     }
     let target =
         Target::read(request.uri(), request.headers().get_all(header::HOST)).map_err(malformed)?;
-    let Some(route) = snapshot.routes.find(downstream.listener, &target).cloned() else {
-        return page(snapshot, &request, attempt).ok_or(Rejection::NoRoute);
+    let route = match snapshot.routes.find(downstream.listener, &target) {
+        Some(Served::Route(route)) => route.clone(),
+        Some(Served::Redirect(name)) => {
+            attempt.found(name);
+            return Ok(redirect(worker, name, &target, &request, attempt));
+        }
+        None => return page(snapshot, &request, attempt).ok_or(Rejection::NoRoute),
     };
     attempt.found(&route.name);
     match route.plain_http {
@@ -180,6 +186,26 @@ async fn answer(
 
 fn asks_for_websocket<B>(request: &Request<B>) -> bool {
     handshake::asks_for_websocket(request.version(), request.extensions(), request.headers())
+}
+
+/// The way to the same host and path by https. The port that the client called is that of plain
+/// HTTP, so it is left out.
+fn redirect(
+    worker: &Worker,
+    name: &Arc<str>,
+    target: &Target,
+    request: &Request<Upload>,
+    attempt: &mut Attempt,
+) -> Response<Body> {
+    attempt.done();
+    worker.tally.route(name).answered(StatusCode::MOVED_PERMANENTLY).add(1);
+    let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    debug!(client = %attempt.client().addr, route = &**name, "request redirected to https");
+    let response = Response::builder()
+        .status(StatusCode::MOVED_PERMANENTLY)
+        .header(header::LOCATION, format!("https://{}{path}", target.host()))
+        .body(Body::from(""));
+    response.expect("a name and a path that were read make a header")
 }
 
 /// The page at `/`, where there is one.
