@@ -195,10 +195,7 @@ type Tallies = Vec<Arc<RouteTally>>;
 type Live = BTreeMap<(Arc<str>, Arc<str>), u64>;
 
 /// What was seen on every route, and without one.
-pub fn by_route(
-    snapshot: &Snapshot,
-    workers: &[Arc<WorkerTally>],
-) -> BTreeMap<Arc<str>, Tallies> {
+pub fn by_route(snapshot: &Snapshot, workers: &[Arc<WorkerTally>]) -> BTreeMap<Arc<str>, Tallies> {
     let configured = snapshot.named_routes().map(|route| (route.name.clone(), Vec::new()));
     let mut routes: BTreeMap<Arc<str>, Tallies> = configured.collect();
     routes.insert(NO_ROUTE.into(), Vec::new());

@@ -170,8 +170,8 @@ const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// Metadata, §2).
 fn is_of_foreign_page(headers: &HeaderMap) -> bool {
     let foreign = |site: &str| !["same-origin", "none"].contains(&site);
-    let goes = only(headers, &MODE) == Some("navigate")
-        && only(headers, &DESTINATION) == Some("document");
+    let goes =
+        only(headers, &MODE) == Some("navigate") && only(headers, &DESTINATION) == Some("document");
     only(headers, &SITE).is_some_and(foreign) && !goes
 }
 
@@ -330,12 +330,8 @@ mod tests {
     fn what_browsers_say_of_a_request() {
         let guard = guard(Peers::OfThisMachine, false);
         let read = |site, mode, destination| {
-            let fields = [
-                (HOST, "localhost"),
-                (SITE, site),
-                (MODE, mode),
-                (DESTINATION, destination),
-            ];
+            let fields =
+                [(HOST, "localhost"), (SITE, site), (MODE, mode), (DESTINATION, destination)];
             judge(&guard, Deed::Read, &fields)
         };
         for site in ["cross-site", "same-site"] {

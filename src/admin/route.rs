@@ -23,10 +23,21 @@ pub enum Asked {
     Ready,
     Metrics,
     Connections(Page),
-    Disconnect { id: ConnId, farewell: Farewell },
-    Kick { subject: Subject, ban: Option<Duration>, farewell: Farewell },
+    Disconnect {
+        id: ConnId,
+        farewell: Farewell,
+    },
+    Kick {
+        subject: Subject,
+        ban: Option<Duration>,
+        farewell: Farewell,
+    },
     Upstreams,
-    DrainEndpoint { upstream: String, endpoint: String, drained: bool },
+    DrainEndpoint {
+        upstream: String,
+        endpoint: String,
+        drained: bool,
+    },
     Config,
     Reload,
     Drain,
@@ -250,9 +261,14 @@ mod tests {
         assert_eq!(post("/api/v1/drain", ""), Ok(Asked::Drain));
         assert_eq!(get("/api/v1/drain", ""), Err(Unasked::Method("POST")));
         assert_eq!(post("/metrics", ""), Err(Unasked::Method("GET, HEAD")));
-        for path in
-            ["//", "/dashboard", "/metrics/", "//metrics", "/api/v1", "/api/v1/upstreams/a/endpoints/b"]
-        {
+        for path in [
+            "//",
+            "/dashboard",
+            "/metrics/",
+            "//metrics",
+            "/api/v1",
+            "/api/v1/upstreams/a/endpoints/b",
+        ] {
             assert_eq!(get(path, ""), Err(Unasked::NotFound), "{path}");
         }
     }

@@ -537,14 +537,7 @@ impl Tunnel {
         let Figures { frames, bytes, rtt, .. } = self.figures();
         let told = Side::BOTH.map(|side| self.closing.was_told(side));
         let own_code = ending.closes.client.filter(|_| told[0]).map(u16::from);
-        Some(Report {
-            ending,
-            code: self.close_code.or(own_code),
-            frames,
-            bytes,
-            rtt,
-            told,
-        })
+        Some(Report { ending, code: self.close_code.or(own_code), frames, bytes, rtt, told })
     }
 
     fn cut(&mut self, ending: Ending, now: Instant) {
