@@ -235,11 +235,12 @@ impl Pace {
     /// Waits until it has not got on in time.
     async fn lost(&self) {
         loop {
-            let due = self.lock().0;
-            if due <= Instant::now() {
+            let (due, now) = (self.lock().0, Instant::now());
+            if due <= now {
                 return;
             }
-            sleep_until(due).await;
+            // A stream that has begun meanwhile has less time.
+            sleep_until(due.min(now + TAKING)).await;
         }
     }
 
