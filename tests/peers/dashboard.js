@@ -210,7 +210,12 @@ async function restart() {
 // It fits a phone, and the keyboard looks back in a plot.
 async function narrow() {
   await ask('Emulation.setDeviceMetricsOverride', { width: 390, height: 800, deviceScaleFactor: 1, mobile: true });
-  await until('that it fits', () => evaluate('document.documentElement.scrollWidth <= 390'));
+  // With a long line of diagnostics, too.
+  await until('that it fits', () => evaluate(`(() => {
+    show($('failed'), true);
+    write($('diagnostics'), 'x'.repeat(300));
+    return document.documentElement.scrollWidth <= 390;
+  })()`));
   await evaluate(`document.querySelector('#plot-connections').focus()`);
   await key('ArrowLeft', 37);
   await until('an earlier moment', () => evaluate(`document.querySelector('#plot-connections').getAttribute('aria-label').includes(':')
