@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::Wire;
 use super::scratch::{READ, Scratch};
 use super::tls::Session;
 use crate::ws::head::HEADROOM;
@@ -38,7 +39,7 @@ impl Leg {
             Leg::Tcp(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Unix(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Tls(session) => {
-                session.poll_read(cx, &mut scratch.wire[..limit], &mut scratch.plain[HEADROOM..])
+                session.poll_open(cx, limit, &mut scratch.wire, &mut scratch.plain[HEADROOM..])
             }
         }
     }
@@ -49,25 +50,25 @@ impl Leg {
         match self {
             Leg::Tcp(socket) => Pin::new(socket).poll_write(cx, wire),
             Leg::Unix(socket) => Pin::new(socket).poll_write(cx, wire),
-            Leg::Tls(session) => session.poll_write(cx, wire),
+            Leg::Tls(session) => session.poll_write_wire(cx, wire),
         }
     }
 
     /// Turns plain bytes into wire bytes: themselves, or their records in `out`, behind whatever
     /// TLS has to say for itself.
     #[inline]
-    pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+    pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Wire) -> io::Result<&'a [u8]> {
         match self {
             Leg::Tcp(_) | Leg::Unix(_) => Ok(plain),
             Leg::Tls(session) => {
                 session.seal(plain, out)?;
-                Ok(out)
+                Ok(out.bytes())
             }
         }
     }
 
     /// The wire bytes that say there is no more to come: TLS's close_notify.
-    pub fn seal_end(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+    pub fn seal_end(&mut self, out: &mut Wire) -> io::Result<()> {
         match self {
             Leg::Tcp(_) | Leg::Unix(_) => Ok(()),
             Leg::Tls(session) => session.seal_end(out),
@@ -79,7 +80,7 @@ impl Leg {
         match self {
             Leg::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Leg::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Leg::Tls(session) => session.poll_shutdown(cx),
+            Leg::Tls(session) => session.poll_finish(cx),
         }
     }
 }

@@ -8,7 +8,9 @@ mod scratch;
 pub mod socket;
 mod stream;
 pub mod tls;
+mod wire;
 
 pub use leg::Leg;
 pub use scratch::Scratch;
 pub use stream::{Stream, Watch};
+pub use wire::Wire;
