@@ -118,6 +118,7 @@ fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
     let limits = table.limits.value?;
     Some(Listener {
         listen: table.listen.value?.0,
+        proxy_protocol: table.proxy_protocol.value?,
         timeouts: ListenerTimeouts {
             tls: timeouts.tls.value?.0,
             header: timeouts.header.value?.0,

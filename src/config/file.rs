@@ -69,7 +69,7 @@ table! {
     "[server]": Server {
         /// Worker threads: a number, or "auto" for one a core.
         workers: Workers = "auto",
-        /// Networks whose X-Forwarded-* headers are believed.
+        /// Networks whose X-Forwarded-* and PROXY headers are believed.
         trusted_proxies: Vec<Network> = Literal::EmptyList,
         /// How the process stops.
         drain: Drain = Literal::EmptyTable,
@@ -109,6 +109,8 @@ table! {
     "[[listener]]": Listener {
         /// An IP address and a port.
         listen: ListenAddress,
+        /// Each connection begins with a PROXY header, and must come from `server.trusted_proxies`.
+        proxy_protocol: bool = false,
         /// Deadlines before a request is whole.
         timeouts: ListenerTimeouts = Literal::EmptyTable,
         /// Bounds on what clients can take.
@@ -118,7 +120,7 @@ table! {
         /// Certificates; without this table the listener speaks plain HTTP.
         tls: Option<ListenerTls>,
     }
-    later ["proxy_protocol", "http2"]
+    later ["http2"]
 }
 
 table! {

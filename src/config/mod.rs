@@ -261,6 +261,8 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub listen: SocketAddr,
+    /// Each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
     pub reuse_port: bool,

@@ -1,8 +1,9 @@
-//! Sockets: the legs of a tunnel, TLS, a small HTTP client, names of servers, and what the kernel
-//! is asked for.
+//! Sockets: the legs of a tunnel, TLS, a small HTTP client, names of servers, PROXY headers, and
+//! what the kernel is asked for.
 
 pub mod client;
 mod leg;
+pub mod proxy_protocol;
 pub mod resolve;
 mod scratch;
 pub mod socket;

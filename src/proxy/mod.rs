@@ -95,6 +95,7 @@ impl Worker {
 
 /// A client's connection, as far as its requests need to know it.
 pub struct Downstream {
+    /// Who is connected, or whom a PROXY header names.
     pub peer: SocketAddr,
     /// The address it reached.
     pub local: SocketAddr,

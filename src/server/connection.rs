@@ -1,4 +1,5 @@
-//! One client's connection until it is a tunnel or closed: TLS, then HTTP/1.1 by hyper.
+//! One client's connection until it is a tunnel or closed: the PROXY header where one is due, TLS,
+//! then HTTP/1.1 by hyper.
 //!
 //! hyper answers requests; the clock is kept here, since it differs between a first head, a later
 //! one, an idle connection and an answer that its reader does not take.
@@ -7,6 +8,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,13 +23,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
 use super::listener::{Accepted, Listener};
 use super::slots::Slot;
 use crate::ending::Blame;
 use crate::metrics::{NO_ROUTE, TlsFailure};
+use crate::net::proxy_protocol::{self, Origin};
 use crate::net::{Stream, Watch, tls};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
@@ -43,17 +46,17 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { socket, peer, listener, slot, occupant } = accepted;
     let evicted = slot.evicted();
     let accepted = tokio::select! {
-        stream = accept(&listener, socket) => stream,
+        stream = accept(&worker, &listener, socket, peer) => stream,
         () = evicted.notified() => Err(io::Error::other("it had to make room for another")),
     };
-    let stream = match accepted {
-        Ok(stream) => stream,
+    let (stream, ends) = match accepted {
+        Ok(accepted) => accepted,
         Err(error) => return debug!(%peer, %error, "connection ended before a request"),
     };
     let exchanges = Rc::new(Exchanges::new(slot, stream.watch()));
     let downstream = Rc::new(Downstream {
-        peer,
-        local: listener.local,
+        peer: ends.peer,
+        local: ends.local,
         listener: listener.config.listen,
         scheme: if listener.acceptor.is_some() { Scheme::Https } else { Scheme::Http },
         uri_limit: listener.config.limits.uri,
@@ -62,18 +65,59 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     Served { worker, downstream, exchanges, listener }.run(stream).await;
 }
 
-/// The stream that HTTP is spoken on.
-async fn accept(listener: &Listener, socket: std::net::TcpStream) -> io::Result<Stream> {
-    let socket = TcpStream::from_std(socket)?;
-    let Some(acceptor) = &listener.acceptor else { return Ok(Stream::tcp(socket)) };
-    let (failure, error) =
-        match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => (tls::failure(&error), error),
-            Err(_) => (TlsFailure::Timeout, io::ErrorKind::TimedOut.into()),
-        };
+/// The two ends of a connection as the client knows them.
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// The stream that HTTP is spoken on, and whose it is.
+async fn accept(
+    worker: &Worker,
+    listener: &Listener,
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(Stream, Ends)> {
+    let mut socket = TcpStream::from_std(socket)?;
+    let timeouts = &listener.config.timeouts;
+    // One deadline for the header and TLS together.
+    let limit = if listener.acceptor.is_some() { timeouts.tls } else { timeouts.header };
+    let deadline = Instant::now() + limit;
+    let mut ends = Ends { peer, local: listener.local };
+    if listener.config.proxy_protocol {
+        let said = timeout_at(deadline, introduced(worker, &mut socket, peer)).await;
+        match said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(Origin::Client { source, destination }) => {
+                ends = Ends { peer: source, local: destination };
+            }
+            Ok(Origin::Socket) => {}
+            Err(error) => {
+                listener.slots.count_error();
+                info!(%peer, detail = %error, "connection without a PROXY header closed");
+                return Err(error);
+            }
+        }
+    }
+    let Some(acceptor) = &listener.acceptor else { return Ok((Stream::tcp(socket), ends)) };
+    let (failure, error) = match timeout_at(deadline, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Ok((stream, ends)),
+        Ok(Err(error)) => (tls::failure(&error), error),
+        Err(_) => (TlsFailure::Timeout, io::ErrorKind::TimedOut.into()),
+    };
     listener.slots.tallies.tls_failures(failure).add(1);
     Err(error)
+}
+
+/// What the PROXY header says, which only a trusted proxy may send.
+async fn introduced(
+    worker: &Worker,
+    socket: &mut TcpStream,
+    peer: SocketAddr,
+) -> io::Result<Origin> {
+    if !worker.snapshot().trusts(peer.ip()) {
+        return Err(io::Error::other("its peer is not in trusted_proxies"));
+    }
+    proxy_protocol::read(socket).await
 }
 
 struct Served {

@@ -27,7 +27,7 @@ use crate::net::wire::{Shortage, Wire};
 /// rustls takes no message over 64 KiB.
 const HANDSHAKE: usize = 128 << 10;
 /// Asked of a socket at once while HTTP reads.
-const READ: usize = 8 << 10;
+const READ: usize = 4 << 10;
 /// Sealed at once of what HTTP writes.
 const WRITE: usize = 64 << 10;
 
@@ -109,12 +109,10 @@ impl Session {
 
     /// Reads from the socket behind what is held.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let before = self.held.len();
-        self.held.resize(before + READ, 0);
-        let read = leg::read(&mut self.socket, cx, &mut self.held[before..]);
-        let more = if let Poll::Ready(Ok(more)) = &read { *more } else { 0 };
-        self.held.truncate(before + more);
-        read
+        let mut room = [0; READ];
+        let read = ready!(leg::read(&mut self.socket, cx, &mut room))?;
+        self.held.extend_from_slice(&room[..read]);
+        Poll::Ready(Ok(read))
     }
 
     /// Opens what is held, for HTTP.
@@ -126,9 +124,7 @@ impl Session {
             Ok(())
         });
         held.drain(..progress.used);
-        if held.is_empty() {
-            *held = Vec::new();
-        }
+        held.shrink_to_fit();
         *peer = progress.peer(*peer);
         progress.fault.map_or(Ok(()), Err)
     }
