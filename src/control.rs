@@ -135,6 +135,8 @@ pub enum Command {
     Cut,
     /// Tell of tunnels that stand.
     List(Listing, oneshot::Sender<Vec<Listed>>),
+    /// Tell of the tunnels that stand out, so many by each measure.
+    Rank(usize, oneshot::Sender<Ranks>),
     /// End these, and say how many they were.
     Kick(Kick, oneshot::Sender<usize>),
 }
@@ -172,6 +174,38 @@ pub struct Listed {
     pub upstream: Arc<str>,
     pub endpoint: Arc<str>,
     pub began: Instant,
+    pub figures: Figures,
+}
+
+/// What a tunnel had done when it last had its turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Frames received from the client and from the upstream.
+    pub frames: [u64; 2],
+    /// Payload bytes of data frames, likewise.
+    pub bytes: [u64; 2],
+    /// The client's last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Wire bytes that wait for the client and for the upstream.
+    pub waiting: [usize; 2],
+}
+
+/// The tunnels that stand out, by each measure the highest first.
+#[derive(Clone, Debug, Default)]
+pub struct Ranks {
+    /// By payload bytes a second since they were last ranked.
+    pub loudest: Vec<Ranked>,
+    /// By round trip.
+    pub slowest: Vec<Ranked>,
+    /// By wire bytes that wait.
+    pub fullest: Vec<Ranked>,
+}
+
+/// A tunnel that stands out.
+#[derive(Clone, Debug)]
+pub struct Ranked {
+    pub tunnel: Listed,
+    pub bytes_per_second: f64,
 }
 
 /// Whom an operator sends away, and with what words.
@@ -255,6 +289,52 @@ pub struct About {
     /// The endpoint's address.
     pub address: Arc<str>,
     pub began: Instant,
+    pub progress: Progress,
+}
+
+/// How far a tunnel is: its task writes, and who walks over the registry reads.
+#[derive(Debug, Default)]
+pub struct Progress {
+    figures: Cell<Figures>,
+    /// Its payload bytes when it was last ranked, and when that was.
+    ranked: Cell<Option<(u64, Instant)>>,
+}
+
+impl Progress {
+    #[inline]
+    pub fn set(&self, figures: Figures) {
+        self.figures.set(figures);
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.figures.get()
+    }
+}
+
+impl About {
+    /// What is told of it.
+    pub fn listed(&self, id: ConnId) -> Listed {
+        Listed {
+            id,
+            client: self.client,
+            subject: self.subject.clone(),
+            route: self.route.clone(),
+            upstream: self.upstream.clone(),
+            endpoint: self.address.clone(),
+            began: self.began,
+            figures: self.progress.figures(),
+        }
+    }
+
+    /// Payload bytes a second since this was last asked, the first time since it began.
+    pub fn bytes_per_second(&self, now: Instant) -> f64 {
+        let Progress { figures, ranked } = &self.progress;
+        let all = figures.get().bytes.iter().sum();
+        let (before, then) = ranked.replace(Some((all, now))).unwrap_or((0, self.began));
+        let seconds = now.saturating_duration_since(then).as_secs_f64();
+        // Two who ask at once must not make a trickle a flood.
+        all.saturating_sub(before) as f64 / seconds.max(0.1)
+    }
 }
 
 /// The tunnels of one worker, those still dialling included.
@@ -313,6 +393,19 @@ impl Registry {
             Some(Standing { id, mailbox: entry.mailbox.clone(), about })
         });
         (standing.collect(), (end < entries.capacity()).then_some(end))
+    }
+
+    /// Shows those of a slice without taking hold of them, and gives the slot to go on from.
+    pub fn look(&self, from: usize, mut see: impl FnMut(ConnId, &About)) -> Option<usize> {
+        let entries = self.entries.borrow();
+        let end = from.saturating_add(Self::SLICE);
+        for slot in from..end.min(entries.capacity()) {
+            let Some(Entry { serial, about: Some(about), .. }) = entries.get(slot) else {
+                continue;
+            };
+            see(self.id(slot, *serial), about);
+        }
+        (end < entries.capacity()).then_some(end)
     }
 
     /// Slots that are looked at in one turn.
@@ -391,6 +484,28 @@ mod tests {
         mailbox.post(Order::Cut(Reason::Drain.into()));
         assert_eq!(mailbox.take(&cx), Some(Order::Cut(Reason::Drain.into())));
         assert_eq!(mailbox.take(&cx), None);
+    }
+
+    #[test]
+    fn a_rate_is_that_since_it_was_last_asked() {
+        let began = Instant::now();
+        let word = || Arc::<str>::from("-");
+        let about = About {
+            client: IpAddr::from([127, 0, 0, 1]),
+            subject: None,
+            route: word(),
+            upstream: word(),
+            endpoint: word(),
+            address: word(),
+            began,
+            progress: Progress::default(),
+        };
+        let later = |seconds| began + Duration::from_secs(seconds);
+        about.progress.set(Figures { bytes: [100, 300], ..Figures::default() });
+        assert_eq!(about.bytes_per_second(later(4)), 100.0);
+        about.progress.set(Figures { bytes: [100, 500], ..Figures::default() });
+        assert_eq!(about.bytes_per_second(later(5)), 200.0);
+        assert_eq!(about.bytes_per_second(later(6)), 0.0);
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Side {
 }
 
 /// Whose doing an ending or a refusal was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Blame {
     Client,
     Upstream,

@@ -85,6 +85,18 @@ impl Histogram {
         self.nanoseconds.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Several as one.
+    pub fn sum<'h>(
+        all: impl Iterator<Item = &'h Histogram>,
+    ) -> ([u64; Histogram::BOUNDS.len() + 1], f64) {
+        let (mut counts, mut seconds) = ([0; Histogram::BOUNDS.len() + 1], 0.0);
+        for (buckets, sum) in all.map(Histogram::value) {
+            counts.iter_mut().zip(buckets).for_each(|(count, more)| *count += more);
+            seconds += sum;
+        }
+        (counts, seconds)
+    }
+
     /// How many fell into each bucket, the last being that without a bound, and their sum in
     /// seconds.
     pub fn value(&self) -> ([u64; Histogram::BOUNDS.len() + 1], f64) {

@@ -11,12 +11,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::{
-    Admin, Backend, Config, Edge, Frame, PATIENCE, Peer, Upgrade, open, open_as, run, soon, within,
-    wsgate,
+    Admin, Backend, Config, Edge, Frame, PATIENCE, Peer, Upgrade, naming_authorizer, open, open_as,
+    run, soon, within, wsgate,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -193,35 +193,10 @@ async fn paths_and_methods_that_there_are_not() {
 
 // ---- connections ----
 
-/// An authorizer that names the subject that the client names.
-async fn naming() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("it is bound");
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = socket.read_u8().await else { return };
-                    head.push(byte);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let user = head.lines().find_map(|line| line.strip_prefix("x-user: "));
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\nx-user-id: {}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-                    user.unwrap_or("nobody")
-                );
-                let _ = socket.write_all(answer.as_bytes()).await;
-            });
-        }
-    });
-    address
-}
-
 async fn with_subjects(backend: &Backend, lines: &str) -> (Edge, Admin) {
     let authorize = format!(
         "origin = \"any\"\nauthorize = {{ url = \"http://{}/\", subject = \"x-user-id\" }}",
-        naming().await
+        naming_authorizer().await
     );
     let config = Config::new(&backend.address).workers(2).route(&authorize);
     let edge = config.more(&admin(lines)).start().await;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{PATIENCE, Peer, Program, Upgrade, connect_tls, has_packages, node, soon, wsgate};
+use support::{
+    PATIENCE, Peer, Program, Upgrade, chromium, connect_tls, has_packages, node, soon, wsgate,
+};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -208,25 +210,6 @@ fn missing() -> Option<&'static str> {
         () if !has_packages(&["ws"]) => Some("node with ws: run `npm ci` in examples"),
         () => None,
     }
-}
-
-fn chromium(profile: &Path) -> Command {
-    let mut command = Command::new("chromium");
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-        "--ignore-certificate-errors",
-        "--remote-debugging-port=0",
-    ]);
-    command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
-    command
 }
 
 fn peers() -> PathBuf {

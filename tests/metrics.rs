@@ -292,3 +292,76 @@ async fn promtool_finds_nothing_to_say() {
     let words = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.success(), "{words}{}", String::from_utf8_lossy(&said.stdout));
 }
+
+/// The names of samples and labels in text that has queries in it.
+fn queried(text: &str) -> BTreeSet<(String, BTreeSet<String>)> {
+    let is_name = |it: char| it.is_ascii_alphanumeric() || it == '_';
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("wsgate_").chain(text.match_indices("process_")) {
+        if text[..at].ends_with(is_name) {
+            continue;
+        }
+        let end = text[at..].find(|it| !is_name(it)).map_or(text.len(), |end| at + end);
+        let selector = text[end..].strip_prefix('{').and_then(|rest| rest.split_once('}'));
+        let selector = selector.map_or("", |(selector, _)| selector);
+        let labels = selector.split("\",").filter_map(|label| label.split(['=', '~', '!']).next());
+        let labels = labels.map(|label| label.trim().to_owned());
+        let own = labels.filter(|label| !["", "instance", "job"].contains(&&**label)).collect();
+        found.insert((text[at..end].to_owned(), own));
+    }
+    found
+}
+
+#[tokio::test]
+async fn dashboards_and_alerts_ask_for_what_there_is() {
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).more(ADMIN).start().await;
+    let series = edge.probes().await.metrics().await.into_keys().collect::<Vec<_>>();
+    let names: BTreeSet<&str> =
+        series.iter().map(|it| it.split('{').next().unwrap_or_default()).collect();
+    let grafana: serde_json::Value =
+        serde_json::from_str(include_str!("../conf/grafana.json")).expect("JSON");
+    let mut asked = BTreeSet::new();
+    for panel in grafana["panels"].as_array().expect("panels") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            asked.extend(queried(target["expr"].as_str().expect("a query")));
+        }
+    }
+    let shown: BTreeSet<_> = asked.iter().map(|(name, _)| name.clone()).collect();
+    for part in ["templating", "annotations"] {
+        let text = grafana[part].to_string().replace("\\\"", "\"");
+        asked.extend(queried(&text));
+    }
+    asked.extend(queried(include_str!("../conf/alerts.yaml")));
+    assert!(asked.len() > 30, "{asked:?}");
+    for (name, labels) in &asked {
+        assert!(names.contains(&**name), "there is no {name}");
+        let has = |label: &String| {
+            let label = format!("{label}=\"");
+            series.iter().any(|it| it.starts_with(&format!("{name}{{")) && it.contains(&label))
+        };
+        assert!(labels.iter().all(has), "{name} has not all of {labels:?}");
+    }
+    // What is counted is shown, a histogram by its buckets.
+    let left_out: Vec<_> = names
+        .iter()
+        .filter(|name| !name.ends_with("_sum") && !name.ends_with("_count"))
+        .filter(|name| !shown.contains(**name) && **name != "process_start_time_seconds")
+        .collect();
+    assert!(left_out.is_empty(), "the Grafana dashboard leaves out {left_out:?}");
+}
+
+#[test]
+fn the_alert_rules_do_what_their_tests_say() {
+    let conf = concat!(env!("CARGO_MANIFEST_DIR"), "/conf");
+    for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]] {
+        let said = Command::new("promtool").args(arguments).current_dir(conf).output();
+        let Ok(said) = said else {
+            let words = "SKIPPED: promtool is missing (Debian package prometheus)";
+            let _ = writeln!(std::io::stderr(), "{words}");
+            return;
+        };
+        let words = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(said.status.success(), "{words}");
+    }
+}

@@ -1,15 +1,17 @@
-//! Answers: JSON, or what went wrong as a problem document (RFC 9457).
+//! Answers: JSON, the dashboard, or what went wrong as a problem document (RFC 9457).
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::{Either, Full};
 use serde::Serialize;
 
 use super::guard::{Refused, challenges};
+use super::live::Events;
 use super::route::Unasked;
 
-pub type Answer = Response<Full<Bytes>>;
+/// Whole, or a stream of events.
+pub type Answer = Response<Either<Full<Bytes>, Events>>;
 
 pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(body).expect("what is answered has text for keys");
@@ -18,6 +20,31 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 
 pub fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
     answer(status, kind, body.into_bytes())
+}
+
+/// A part of the dashboard: a page that loads from here alone, and that no other page holds.
+pub fn page(kind: &'static str, body: &'static str) -> Answer {
+    const FIELDS: [(&str, &str); 5] = [
+        (
+            "content-security-policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+             img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        ),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ];
+    let mut answer = answer(StatusCode::OK, kind, body.into());
+    for (name, value) in FIELDS {
+        let name = HeaderName::from_static(name);
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+pub fn stream(events: Events) -> Answer {
+    answered(StatusCode::OK, "text/event-stream", Either::Right(events))
 }
 
 pub fn problem(status: StatusCode, detail: &str) -> Answer {
@@ -36,7 +63,11 @@ pub fn problem(status: StatusCode, detail: &str) -> Answer {
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+    answered(status, kind, Either::Left(body.into()))
+}
+
+fn answered(status: StatusCode, kind: &'static str, body: Either<Full<Bytes>, Events>) -> Answer {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -48,23 +79,23 @@ fn answer(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
     answer
 }
 
-impl From<Refused> for Answer {
-    fn from(refused: Refused) -> Answer {
-        let status = match refused {
-            Refused::NoHost => StatusCode::BAD_REQUEST,
-            Refused::ForeignHost | Refused::ForeignOrigin | Refused::ChangesAreOff => {
-                StatusCode::FORBIDDEN
-            }
-            Refused::NoToken | Refused::WrongToken => StatusCode::UNAUTHORIZED,
-        };
-        let mut answer = problem(status, &refused.to_string());
-        if status == StatusCode::UNAUTHORIZED {
-            for challenge in challenges() {
-                answer.headers_mut().append(WWW_AUTHENTICATE, challenge);
-            }
+/// What somebody who may not is told. A script's own request gets no challenge that would have the
+/// browser ask for a password.
+pub fn refusal(refused: Refused, headers: &HeaderMap) -> Answer {
+    let status = match refused {
+        Refused::NoHost => StatusCode::BAD_REQUEST,
+        Refused::ForeignHost | Refused::ForeignOrigin | Refused::ChangesAreOff => {
+            StatusCode::FORBIDDEN
         }
-        answer
+        Refused::NoToken | Refused::WrongToken => StatusCode::UNAUTHORIZED,
+    };
+    let mut answer = problem(status, &refused.to_string());
+    if status == StatusCode::UNAUTHORIZED {
+        for challenge in challenges(headers) {
+            answer.headers_mut().append(WWW_AUTHENTICATE, challenge);
+        }
     }
+    answer
 }
 
 impl From<Unasked> for Answer {

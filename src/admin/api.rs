@@ -4,25 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, StatusCode, request};
+use http::header::{ACCEPT, CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, request};
 use hyper::body::Incoming;
-use serde::Serialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::answer::{Answer, json, problem, text};
+use super::answer::{self, Answer, json, problem, text};
 use super::exposition::{Exposition, Form};
 use super::guard::{Deed, Guard, Reach};
-use super::route::{Asked, Farewell, Page, Unasked, asked};
+use super::live::{self, Audience, Connection, standing};
+use super::route::{Asked, Farewell, Page, Part, Unasked, asked};
 use super::{Process, Token};
 use crate::control::{Command, ConnId, Kick, Listed, Listing, Whom};
 use crate::control::{Request as Ask, Running};
 use crate::ending::{Ending, Reason};
 use crate::policy::Subject;
-use crate::upstream::Standing;
 
 /// How long the workers and the control thread are waited for; a reload may wait for files.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Api {
     pub(super) process: Process,
     pub(super) exposition: Exposition,
+    pub(super) audience: Arc<Audience>,
     pub(super) token: Token,
 }
 
@@ -55,16 +55,24 @@ impl Api {
         if guard.reach == Reach::Probes && !is_probe {
             return Err(Unasked::NotFound.into());
         }
-        guard.judge(Deed::of(method), headers, || self.token.now())?;
+        let judged = guard.judge(Deed::of(method), headers, || self.token.now());
+        judged.map_err(|refused| answer::refusal(refused, headers))?;
         if has_body(headers) {
             let words = "nothing here takes a body: parameters stand in the query";
             return Err(problem(StatusCode::PAYLOAD_TOO_LARGE, words));
         }
-        self.done(asked?, headers).await
+        self.done(asked?, guard, headers).await
     }
 
-    async fn done(&self, asked: Asked, headers: &HeaderMap) -> Result<Answer, Answer> {
+    async fn done(
+        &self,
+        asked: Asked,
+        guard: &Guard,
+        headers: &HeaderMap,
+    ) -> Result<Answer, Answer> {
         Ok(match asked {
+            Asked::Dashboard(part) => dashboard(part),
+            Asked::Events => self.events(guard),
             Asked::Alive => text(StatusCode::OK, "text/plain", "alive\n".into()),
             Asked::Ready => self.readiness(),
             Asked::Metrics => {
@@ -91,6 +99,20 @@ impl Api {
                 json(StatusCode::ACCEPTED, &json!({ "draining": true, "connections": connections }))
             }
         })
+    }
+
+    fn events(&self, guard: &Guard) -> Answer {
+        let changes = guard.changes().as_str();
+        let greeting = json!({ "version": env!("CARGO_PKG_VERSION"), "changes": changes });
+        match self.audience.admit(live::event("hello", &greeting)) {
+            Some(events) => answer::stream(events),
+            None => {
+                let words = format!("{} dashboards are open already: close one", live::MOST);
+                let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, &words);
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                answer
+            }
+        }
     }
 
     /// Configuration is loaded and listeners are bound before anything is answered.
@@ -193,15 +215,10 @@ impl Api {
         let clusters = clusters.into_iter().map(|cluster| {
             let endpoints = cluster.endpoints();
             let endpoints = endpoints.iter().map(|endpoint| {
-                let standing = match endpoint.standing(now) {
-                    Standing::Usable => "usable",
-                    Standing::Unhealthy => "unhealthy",
-                    Standing::Drained => "drained",
-                };
                 json!({
                     "address": &**endpoint.label(),
                     "id": &**endpoint.identity(),
-                    "standing": standing,
+                    "standing": standing(endpoint, now),
                     "connections": endpoint.connections(),
                     "full": endpoint.is_full(),
                     "backup": endpoint.is_backup(),
@@ -244,8 +261,17 @@ impl Api {
     }
 }
 
+fn dashboard(part: Part) -> Answer {
+    let (kind, body) = match part {
+        Part::Page => ("text/html; charset=utf-8", include_str!("dashboard.html")),
+        Part::Style => ("text/css; charset=utf-8", include_str!("dashboard.css")),
+        Part::Script => ("text/javascript; charset=utf-8", include_str!("dashboard.js")),
+    };
+    answer::page(kind, body)
+}
+
 fn has_body(headers: &HeaderMap) -> bool {
-    let empty = |length: &http::HeaderValue| length.as_bytes() == b"0";
+    let empty = |length: &HeaderValue| length.as_bytes() == b"0";
     headers.contains_key(TRANSFER_ENCODING)
         || headers.get(CONTENT_LENGTH).is_some_and(|length| !empty(length))
 }
@@ -253,32 +279,6 @@ fn has_body(headers: &HeaderMap) -> bool {
 fn kick(whom: Whom, farewell: Farewell) -> Kick {
     let ending = Ending::from(Reason::Kicked).telling_client(farewell.code);
     Kick { whom, ending, words: farewell.reason }
-}
-
-/// A connection as it is shown.
-#[derive(Serialize)]
-struct Connection<'a> {
-    id: String,
-    client: String,
-    subject: Option<&'a str>,
-    route: &'a str,
-    upstream: &'a str,
-    endpoint: &'a str,
-    age_s: f64,
-}
-
-impl<'a> From<&'a Listed> for Connection<'a> {
-    fn from(listed: &'a Listed) -> Connection<'a> {
-        Connection {
-            id: listed.id.to_string(),
-            client: listed.client.to_string(),
-            subject: listed.subject.as_deref(),
-            route: &listed.route,
-            upstream: &listed.upstream,
-            endpoint: &listed.endpoint,
-            age_s: listed.began.elapsed().as_secs_f64(),
-        }
-    }
 }
 
 /// The configuration, without what may be secret.

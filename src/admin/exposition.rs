@@ -53,9 +53,9 @@ impl Form {
 }
 
 impl Exposition {
-    pub fn new(process: Process) -> Exposition {
+    pub fn new(process: Process, figures: Arc<Figures>) -> Exposition {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Everything { process, figures: Figures::new() }));
+        registry.register_collector(Box::new(Everything { process, figures }));
         Exposition(registry)
     }
 
@@ -94,7 +94,7 @@ fn older(open: &str) -> String {
 
 struct Everything {
     process: Process,
-    figures: Figures,
+    figures: Arc<Figures>,
 }
 
 impl fmt::Debug for Everything {
@@ -191,24 +191,47 @@ fn unix(time: SystemTime) -> f64 {
 
 /// What all workers saw on one route.
 type Tallies = Vec<Arc<RouteTally>>;
+/// Live tunnels by two names.
+type Live = BTreeMap<(Arc<str>, Arc<str>), u64>;
 
-fn routes(
-    out: &mut Families<'_>,
-    snapshot: &Snapshot,
-    workers: &[Arc<WorkerTally>],
-) -> fmt::Result {
+/// What was seen on every route, and without one.
+pub fn by_route(snapshot: &Snapshot, workers: &[Arc<WorkerTally>]) -> BTreeMap<Arc<str>, Tallies> {
     let configured = snapshot.named_routes().map(|route| (route.name.clone(), Vec::new()));
     let mut routes: BTreeMap<Arc<str>, Tallies> = configured.collect();
     routes.insert(NO_ROUTE.into(), Vec::new());
     for (name, tally) in workers.iter().flat_map(|worker| worker.routes()) {
         routes.entry(name).or_default().push(tally);
     }
+    routes
+}
+
+/// Live tunnels by route and upstream.
+pub fn by_upstream(snapshot: &Snapshot, workers: &[Arc<WorkerTally>]) -> Live {
     let pairs = snapshot.named_routes();
     let pairs = pairs.map(|route| ((route.name.clone(), route.cluster.name().clone()), 0));
-    let mut live: BTreeMap<(Arc<str>, Arc<str>), u64> = pairs.collect();
+    let mut live: Live = pairs.collect();
     for (pair, count) in workers.iter().flat_map(|worker| worker.tunnels()) {
         *live.entry(pair).or_default() += count;
     }
+    live
+}
+
+/// Live tunnels by upstream and endpoint, where there are any.
+pub fn by_endpoint(workers: &[Arc<WorkerTally>]) -> Live {
+    let mut live = Live::new();
+    for (pair, count) in workers.iter().flat_map(|worker| worker.tunnels_by_endpoint()) {
+        *live.entry(pair).or_default() += count;
+    }
+    live
+}
+
+fn routes(
+    out: &mut Families<'_>,
+    snapshot: &Snapshot,
+    workers: &[Arc<WorkerTally>],
+) -> fmt::Result {
+    let mut routes = by_route(snapshot, workers);
+    let live = by_upstream(snapshot, workers);
     let live = live.iter().map(|((route, upstream), count)| {
         ([("route", &**route), ("upstream", &**upstream)], *count)
     });
@@ -223,12 +246,10 @@ fn routes(
     out.counter("wsgate_handshakes", help, handshakes)?;
     routes.remove(NO_ROUTE);
     traffic(out, &routes)?;
-    let endings: BTreeSet<_> =
-        Reason::ALL.iter().map(|it| (it.as_str(), it.by() as usize)).collect();
+    let endings: BTreeSet<_> = Reason::ALL.iter().map(|it| (it.as_str(), it.by())).collect();
     let ended = routes.iter().flat_map(|(route, all)| {
         endings.iter().map(move |(reason, by)| {
-            let by = crate::ending::Blame::ALL[*by];
-            let count = sum(all, |tally| tally.endings(reason, by).value());
+            let count = sum(all, |tally| tally.endings(reason, *by).value());
             ([("route", &**route), ("reason", *reason), ("by", by.as_str())], count)
         })
     });
@@ -291,7 +312,7 @@ fn traffic(out: &mut Families<'_>, routes: &BTreeMap<Arc<str>, Tallies>) -> fmt:
     out.counter("wsgate_messages_dropped", help, dropped)
 }
 
-fn sum(all: &[Arc<RouteTally>], of: impl Fn(&RouteTally) -> u64) -> u64 {
+pub fn sum(all: &[Arc<RouteTally>], of: impl Fn(&RouteTally) -> u64) -> u64 {
     all.iter().map(|tally| of(tally)).sum()
 }
 
@@ -313,10 +334,8 @@ fn upstreams(
             healthy.collect::<Vec<_>>()
         })
         .collect();
-    let mut live: BTreeMap<_, u64> = endpoints.keys().map(|pair| (pair.clone(), 0)).collect();
-    for (pair, count) in workers.iter().flat_map(|worker| worker.tunnels_by_endpoint()) {
-        *live.entry(pair).or_default() += count;
-    }
+    let mut live: Live = endpoints.keys().map(|pair| (pair.clone(), 0)).collect();
+    live.extend(by_endpoint(workers));
     let live = live.iter().map(|((upstream, endpoint), count)| {
         ([("upstream", &**upstream), ("endpoint", &**endpoint)], *count)
     });
@@ -395,11 +414,7 @@ impl Families<'_> {
         help: &str,
         workers: impl Iterator<Item = &'h Histogram>,
     ) -> fmt::Result {
-        let (mut counts, mut seconds) = ([0; Histogram::BOUNDS.len() + 1], 0.0);
-        for (buckets, sum) in workers.map(Histogram::value) {
-            counts.iter_mut().zip(buckets).for_each(|(count, more)| *count += more);
-            seconds += sum;
-        }
+        let (counts, seconds) = Histogram::sum(workers);
         let bounds = Histogram::BOUNDS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;

@@ -3,7 +3,8 @@
 //! A unix socket is guarded by its mode. Over TCP all that changes anything needs the token, and
 //! so does reading where the address is not loopback. A browser on the same machine can be made
 //! to speak to any address: so the Host of a request must be one that nobody can let point here
-//! (DNS rebinding), and a change comes from no foreign page (CSRF).
+//! (DNS rebinding), a change comes from no foreign page (CSRF), and a foreign page gets nothing
+//! from here, but by a link that a person follows.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -40,6 +41,24 @@ pub struct Guard {
     pub has_token: bool,
 }
 
+/// What it takes to change something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    Free,
+    ByToken,
+    Off,
+}
+
+impl Changes {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Changes::Free => "free",
+            Changes::ByToken => "token",
+            Changes::Off => "off",
+        }
+    }
+}
+
 /// What is asked, as far as it matters for who may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
@@ -66,7 +85,7 @@ pub enum Refused {
          `hosts` of [admin]"
     )]
     ForeignHost,
-    #[error("a page of another origin may change nothing here")]
+    #[error("a page of another origin may not ask for this")]
     ForeignOrigin,
     #[error("nothing can be changed over TCP without a `token_file` in [admin]")]
     ChangesAreOff,
@@ -91,7 +110,7 @@ impl Guard {
         if !self.is_own_name(host) {
             return Err(Refused::ForeignHost);
         }
-        if deed == Deed::Change && !is_own_page(headers, host) {
+        if is_of_foreign_page(headers) || deed == Deed::Change && !is_own_page(headers, host) {
             return Err(Refused::ForeignOrigin);
         }
         match (self.peers, deed) {
@@ -104,6 +123,14 @@ impl Guard {
                 let known = token().is_some_and(|token| is_equal(&shown, token.as_bytes()));
                 if known { Ok(()) } else { Err(Refused::WrongToken) }
             }
+        }
+    }
+
+    pub fn changes(&self) -> Changes {
+        match (self.peers, self.has_token) {
+            (Peers::OfTheFile, _) => Changes::Free,
+            (Peers::OfThisMachine | Peers::Anybody, true) => Changes::ByToken,
+            (Peers::OfThisMachine | Peers::Anybody, false) => Changes::Off,
         }
     }
 
@@ -133,6 +160,19 @@ fn is_own_page(headers: &HeaderMap, host: &str) -> bool {
     }
     let origin = only(headers, &ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
     origin.is_some_and(|called| called.eq_ignore_ascii_case(host))
+}
+
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Browsers say which page has them ask, and whether a person goes to another page (Fetch
+/// Metadata, §2).
+fn is_of_foreign_page(headers: &HeaderMap) -> bool {
+    let foreign = |site: &str| !["same-origin", "none"].contains(&site);
+    let goes =
+        only(headers, &MODE) == Some("navigate") && only(headers, &DESTINATION) == Some("document");
+    only(headers, &SITE).is_some_and(foreign) && !goes
 }
 
 /// The field of this name, if there is one and it is text.
@@ -183,9 +223,12 @@ fn is_equal(shown: &[u8], token: &[u8]) -> bool {
     shown.len() == token.len() && black_box(differs) == 0
 }
 
-/// What a client without the token is asked for.
-pub fn challenges() -> [HeaderValue; 2] {
-    ["Bearer realm=\"wsgate\"", "Basic realm=\"wsgate\""].map(HeaderValue::from_static)
+/// What a client without the token is asked for. Basic is for a browser that goes to the page;
+/// what the page itself asks for it answers with the token it was told.
+pub fn challenges(headers: &HeaderMap) -> impl Iterator<Item = HeaderValue> {
+    let basic = only(headers, &DESTINATION) != Some("empty");
+    let basic = basic.then_some("Basic realm=\"wsgate\"");
+    std::iter::once("Bearer realm=\"wsgate\"").chain(basic).map(HeaderValue::from_static)
 }
 
 #[cfg(test)]
@@ -281,6 +324,31 @@ mod tests {
         let two = [(HOST, "localhost"), (HOST, "evil.example")];
         assert_eq!(judge(&guard, Deed::Read, &two), Err(Refused::NoHost));
         assert_eq!(judge(&guard, Deed::Read, &[]), Err(Refused::NoHost));
+    }
+
+    #[test]
+    fn what_browsers_say_of_a_request() {
+        let guard = guard(Peers::OfThisMachine, false);
+        let read = |site, mode, destination| {
+            let fields =
+                [(HOST, "localhost"), (SITE, site), (MODE, mode), (DESTINATION, destination)];
+            judge(&guard, Deed::Read, &fields)
+        };
+        for site in ["cross-site", "same-site"] {
+            assert_eq!(read(site, "navigate", "document"), Ok(()), "{site}");
+            assert_eq!(read(site, "navigate", "iframe"), Err(Refused::ForeignOrigin), "{site}");
+            assert_eq!(read(site, "no-cors", "empty"), Err(Refused::ForeignOrigin), "{site}");
+        }
+        assert_eq!(read("same-origin", "cors", "empty"), Ok(()));
+        assert_eq!(read("none", "navigate", "document"), Ok(()));
+    }
+
+    #[test]
+    fn a_script_gets_no_challenge_that_opens_a_window() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(challenges(&headers).count(), 2);
+        headers.insert(DESTINATION, HeaderValue::from_static("empty"));
+        assert!(challenges(&headers).eq(["Bearer realm=\"wsgate\""]));
     }
 
     #[test]

@@ -4,23 +4,26 @@
 //! reserve; and when somebody opens connections and says nothing, so the oldest makes room.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{sleep, timeout};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, warn};
 
 use super::answer::Answer;
@@ -36,8 +39,12 @@ const RESERVE: usize = 4;
 const HEAD: Duration = Duration::from_secs(5);
 /// The size of a request's head.
 const HEAD_BYTES: usize = 16 << 10;
-/// For a request and its answer.
+/// For a request and its answer, and of a stream between two of its parts, which its reader must
+/// take.
 const EXCHANGE: Duration = Duration::from_secs(60);
+const TAKING: Duration = Duration::from_secs(10);
+/// What the kernel keeps of an answer for a reader.
+const SEND_BUFFER: usize = 64 << 10;
 /// How long accepting rests when the system has run out of something.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -128,7 +135,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 impl Watched {
     async fn accept(&self) -> io::Result<Box<dyn Duplex>> {
         Ok(match self {
-            Watched::Tcp(socket) => Box::new(socket.accept().await?.0),
+            Watched::Tcp(socket) => {
+                let stream = socket.accept().await?.0;
+                // It is only a wish.
+                let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+                Box::new(stream)
+            }
             Watched::Unix(socket, _) => Box::new(socket.accept().await?.0),
         })
     }
@@ -148,11 +160,13 @@ where
     loop {
         match socket.accept().await {
             Ok(stream) => {
-                let (answer, reserve) = (answer.clone(), reserve.clone());
-                connections.add(tokio::spawn(async move {
-                    exchange(stream, answer).await;
+                let (answer, reserve, pace) = (answer.clone(), reserve.clone(), Pace::new());
+                let exchange = exchange(stream, answer, pace.clone());
+                let connection = tokio::spawn(async move {
+                    exchange.await;
                     reserve.refill();
-                }));
+                });
+                connections.add(connection.abort_handle(), pace);
             }
             Err(error) if is_exhaustion(&error) => {
                 // One who waits gets a descriptor of the reserve.
@@ -171,14 +185,15 @@ where
 }
 
 /// One request and its answer.
-async fn exchange<F, A>(stream: Box<dyn Duplex>, answer: F)
+async fn exchange<F, A>(stream: Box<dyn Duplex>, answer: F, pace: Arc<Pace>)
 where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Answer>,
 {
+    let paced = pace.clone();
     let service = service_fn(move |request| {
-        let answer = answer(request);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        let (answer, pace) = (answer(request), paced.clone());
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Paced { body, pace })) }
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -186,26 +201,100 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(EXCHANGE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "an admin connection failed"),
-        Err(_) => debug!("an admin connection took too long"),
+    tokio::select! {
+        served = connection => if let Err(error) = served {
+            debug!(%error, "an admin connection failed");
+        },
+        () = pace.lost() => debug!("an admin connection took too long"),
+    }
+}
+
+/// Until when a connection must have got on.
+struct Pace(Mutex<(Instant, Kind)>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Short,
+    Stream,
+}
+
+impl Pace {
+    fn new() -> Arc<Pace> {
+        Arc::new(Pace(Mutex::new((Instant::now() + EXCHANGE, Kind::Short))))
+    }
+
+    /// Something was taken of a stream, and more is to come.
+    fn goes_on(&self) {
+        *self.lock() = (Instant::now() + TAKING, Kind::Stream);
+    }
+
+    fn kind(&self) -> Kind {
+        self.lock().1
+    }
+
+    /// Waits until it has not got on in time.
+    async fn lost(&self) {
+        loop {
+            let (due, now) = (self.lock().0, Instant::now());
+            if due <= now {
+                return;
+            }
+            // A stream that has begun meanwhile has less time.
+            sleep_until(due.min(now + TAKING)).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Instant, Kind)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that says when something is taken of it.
+struct Paced<B> {
+    body: B,
+    pace: Arc<Pace>,
+}
+
+impl<B: Body + Unpin> Body for Paced<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let Paced { body, pace } = self.get_mut();
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if frame.is_some() && !body.is_end_stream() {
+            pace.goes_on();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// Those that are being served, the oldest first.
 #[derive(Default)]
-struct Connections(VecDeque<AbortHandle>);
+struct Connections(VecDeque<(AbortHandle, Arc<Pace>)>);
 
 impl Connections {
-    fn add(&mut self, connection: JoinHandle<()>) {
-        self.0.retain(|connection| !connection.is_finished());
+    /// A stream makes no room: of those there are few.
+    fn add(&mut self, connection: AbortHandle, pace: Arc<Pace>) {
+        self.0.retain(|(connection, _)| !connection.is_finished());
         if self.0.len() >= MOST
-            && let Some(oldest) = self.0.pop_front()
+            && let Some(oldest) = self.0.iter().position(|(_, pace)| pace.kind() == Kind::Short)
+            && let Some((oldest, _)) = self.0.remove(oldest)
         {
             oldest.abort();
         }
-        self.0.push_back(connection.abort_handle());
+        self.0.push_back((connection, pace));
     }
 }
 

@@ -3,13 +3,15 @@
 //! It runs on the control thread. What is counted it reads where it is counted; what is to be done
 //! it asks of the workers and of the control thread by commands, and calls nothing above. A
 //! request is routed by `route`, judged by `guard` (both pure) and answered by `api`; `listen`
-//! keeps the sockets, `exposition` writes the metrics.
+//! keeps the sockets, `exposition` writes the metrics, `live` tells the dashboard what happens; the
+//! page itself is the three files `dashboard.*`.
 
 mod answer;
 mod api;
 mod exposition;
 mod guard;
 mod listen;
+mod live;
 mod process;
 mod route;
 
@@ -24,6 +26,8 @@ use self::exposition::Exposition;
 use self::guard::{Guard, Reach};
 pub use self::listen::ListenFault;
 use self::listen::Listening;
+use self::live::{Audience, Gathering};
+use self::process::Figures;
 use crate::config::{self, TokenFault, read_token};
 use crate::control::{Request, Workers};
 use crate::metrics::Tallies;
@@ -79,8 +83,11 @@ impl Admin {
 
     /// Serves on this thread's runtime for as long as that lives.
     pub fn serve(self, process: Process) {
-        let exposition = Exposition::new(process.clone());
-        let common = Arc::new(api::Api { process, exposition, token: self.token });
+        let (figures, audience) = (Arc::new(Figures::new()), Arc::<Audience>::default());
+        let gathering = Gathering::new(process.clone(), figures.clone(), audience.clone());
+        tokio::spawn(gathering.run());
+        let exposition = Exposition::new(process.clone(), figures);
+        let common = Arc::new(api::Api { process, exposition, audience, token: self.token });
         for (listening, guard) in self.sockets {
             let probes = guard.reach == Reach::Probes;
             info!(address = %listening.address(), probes, "admin listening");

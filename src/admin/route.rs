@@ -16,14 +16,28 @@ const PAGE: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Asked {
+    Dashboard(Part),
+    /// What the dashboard shows, as it happens.
+    Events,
     Alive,
     Ready,
     Metrics,
     Connections(Page),
-    Disconnect { id: ConnId, farewell: Farewell },
-    Kick { subject: Subject, ban: Option<Duration>, farewell: Farewell },
+    Disconnect {
+        id: ConnId,
+        farewell: Farewell,
+    },
+    Kick {
+        subject: Subject,
+        ban: Option<Duration>,
+        farewell: Farewell,
+    },
     Upstreams,
-    DrainEndpoint { upstream: String, endpoint: String, drained: bool },
+    DrainEndpoint {
+        upstream: String,
+        endpoint: String,
+        drained: bool,
+    },
     Config,
     Reload,
     Drain,
@@ -34,6 +48,14 @@ impl Asked {
     pub fn is_probe(&self) -> bool {
         matches!(self, Asked::Alive | Asked::Ready | Asked::Metrics)
     }
+}
+
+/// A file of the dashboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Page,
+    Style,
+    Script,
 }
 
 /// Which connections to show.
@@ -66,6 +88,10 @@ pub enum Unasked {
 pub fn asked(method: &Method, path: &str, query: &str) -> Result<Asked, Unasked> {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
     match *segments {
+        [""] => read(method, Asked::Dashboard(Part::Page)),
+        ["dashboard.css"] => read(method, Asked::Dashboard(Part::Style)),
+        ["dashboard.js"] => read(method, Asked::Dashboard(Part::Script)),
+        ["api", "v1", "events"] => read(method, Asked::Events),
         ["healthz"] => read(method, Asked::Alive),
         ["readyz"] => read(method, Asked::Ready),
         ["metrics"] => read(method, Asked::Metrics),
@@ -227,15 +253,22 @@ mod tests {
 
     #[test]
     fn paths_and_methods() {
+        assert_eq!(get("/", ""), Ok(Asked::Dashboard(Part::Page)));
+        assert_eq!(get("/api/v1/events", ""), Ok(Asked::Events));
         assert_eq!(get("/healthz", ""), Ok(Asked::Alive));
         assert_eq!(asked(&Method::HEAD, "/readyz", ""), Ok(Asked::Ready));
         assert_eq!(get("/api/v1/upstreams", ""), Ok(Asked::Upstreams));
         assert_eq!(post("/api/v1/drain", ""), Ok(Asked::Drain));
         assert_eq!(get("/api/v1/drain", ""), Err(Unasked::Method("POST")));
         assert_eq!(post("/metrics", ""), Err(Unasked::Method("GET, HEAD")));
-        for path in
-            ["", "/", "/metrics/", "//metrics", "/api/v1", "/api/v1/upstreams/a/endpoints/b"]
-        {
+        for path in [
+            "//",
+            "/dashboard",
+            "/metrics/",
+            "//metrics",
+            "/api/v1",
+            "/api/v1/upstreams/a/endpoints/b",
+        ] {
             assert_eq!(get(path, ""), Err(Unasked::NotFound), "{path}");
         }
     }

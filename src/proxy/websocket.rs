@@ -31,7 +31,7 @@ use super::token;
 use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, facts, host_of, retry_after, upstream_target};
 use crate::config::TokenSource;
-use crate::control::{About, Seat};
+use crate::control::{About, Progress, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::{RouteTally, WorkerTally};
 use crate::net::mux::{self, Mux};
@@ -166,6 +166,7 @@ async fn shake(
         endpoint: opened.lease.endpoint().identity().clone(),
         address: opened.lease.endpoint().label().clone(),
         began: Instant::now(),
+        progress: Progress::default(),
     });
     seat.stand(about.clone());
     attempt.done();
@@ -420,6 +421,7 @@ impl Future for Life {
         if let Some(recheck) = &self.recheck {
             recheck.follow(self.tunnel.plan());
         }
+        self.about.progress.set(self.tunnel.figures());
         let report = ready!(polled);
         self.tally.ended(report.ending.reason).add(1);
         self.log_ended(&report);

@@ -78,6 +78,9 @@ async fn work(setup: Setup) {
                 Some(Command::List(listing, reply)) => {
                     spawn_local(walk::list(worker.registry.clone(), listing, reply));
                 }
+                Some(Command::Rank(limit, reply)) => {
+                    spawn_local(walk::rank(worker.registry.clone(), limit, reply));
+                }
                 Some(Command::Kick(kick, reply)) => {
                     spawn_local(walk::kick(worker.registry.clone(), kick, reply));
                 }

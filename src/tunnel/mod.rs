@@ -36,7 +36,7 @@ use self::heartbeat::Heartbeat;
 use self::meter::{Agreement, Meter};
 use self::outlet::{Boundary, Outlet};
 use self::pump::{End, Event, Pump};
-use crate::control::{Mailbox, Order};
+use crate::control::{Figures, Mailbox, Order};
 use crate::ending::{Ending, Reason, Side};
 use crate::metrics::{RouteTally, WorkerTally};
 use crate::net::{Leg, Scratch};
@@ -144,6 +144,18 @@ impl Tunnel {
     #[inline]
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// What it has done so far.
+    #[inline]
+    pub fn figures(&self) -> Figures {
+        let [client, upstream] = &self.ends;
+        Figures {
+            frames: [client.meter.frames(), upstream.meter.frames()],
+            bytes: [client.meter.bytes(), upstream.meter.bytes()],
+            rtt: client.heartbeat.rtt(),
+            waiting: [client.out.waiting(), upstream.out.waiting()],
+        }
     }
 
     /// It came by a token that expires; `random` is a number in 0..1, so that those of one token
@@ -522,17 +534,10 @@ impl Tunnel {
 
     fn report(&self) -> Option<Report> {
         let ending = *self.closing.ending()?;
-        let [client, upstream] = &self.ends;
+        let Figures { frames, bytes, rtt, .. } = self.figures();
         let told = Side::BOTH.map(|side| self.closing.was_told(side));
         let own_code = ending.closes.client.filter(|_| told[0]).map(u16::from);
-        Some(Report {
-            ending,
-            code: self.close_code.or(own_code),
-            frames: [client.meter.frames(), upstream.meter.frames()],
-            bytes: [client.meter.bytes(), upstream.meter.bytes()],
-            rtt: client.heartbeat.rtt(),
-            told,
-        })
+        Some(Report { ending, code: self.close_code.or(own_code), frames, bytes, rtt, told })
     }
 
     fn cut(&mut self, ending: Ending, now: Instant) {

@@ -92,6 +92,12 @@ impl Outlet {
         self.backlog.is_empty()
     }
 
+    /// Wire bytes that wait.
+    #[inline]
+    pub(super) fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// Whether more may be read for this side: see `backlog` and `backlog_total`.
     #[inline]
     pub(super) fn has_room(&self, bound: usize) -> bool {

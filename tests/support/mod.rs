@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
 mod admin;
+mod authorizer;
 mod backend;
 mod edge;
 mod frame;
@@ -22,12 +23,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use admin::{Admin, samples};
+pub use authorizer::naming_authorizer;
 pub use backend::{Backend, Request};
 pub use edge::{Config, Edge, Line, can_have_hosts, ended, not_reloaded, reloaded};
 pub use frame::{BINARY, CLOSE, CONTINUATION, Close, Frame, Head, Length, PING, PONG, TEXT};
 pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
-pub use program::{Ended, Program, has_packages, node, run, wsgate};
+pub use program::{Ended, Program, chromium, has_packages, node, run, wsgate};
 pub use server::{Manner, Server};
 pub use streams::{Answer, Over, Stream, Streams, connect, connect_with};
 pub use tls::{Authority, Pair, authority, client_config, connect_tls};

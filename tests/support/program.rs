@@ -35,6 +35,26 @@ fn packages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/node_modules")
 }
 
+/// A headless Chromium, which says on stderr where it can be driven.
+pub fn chromium(profile: &Path) -> Command {
+    let mut command = Command::new("chromium");
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--ignore-certificate-errors",
+        "--remote-debugging-port=0",
+    ]);
+    command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");
+    command
+}
+
 /// A running program. It is killed when the value is dropped.
 pub struct Program {
     name: String,
