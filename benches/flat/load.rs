@@ -88,8 +88,10 @@ impl Still {
         let mut still = JoinSet::new();
         for mut link in links {
             still.spawn(async move {
-                link.next().await?;
-                Err(broken("an idle connection was sent a message"))
+                let head = link.next().await?;
+                let (opcode, payload) = (head.opcode, &*link.payload(head));
+                let told = format!("an idle connection was sent opcode {opcode}: {payload:?}");
+                Err(broken(&told))
             });
         }
         Still(still)
