@@ -1,4 +1,4 @@
-//! wsgate against nginx, HAProxy and a bare relay, end to end, in one command:
+//! wsgate against nginx, HAProxy, Envoy and a bare relay, end to end, in one command:
 //!
 //! ```text
 //! cargo bench --bench compare                         # the whole table, ten minutes
@@ -21,12 +21,14 @@ mod client;
 mod frame;
 mod link;
 mod load;
+#[expect(dead_code, reason = "shared with the other benches")]
 mod process;
 mod proxies;
 mod report;
 mod rows;
 mod tls;
 mod token;
+mod wsgate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,7 +36,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::backend::Backend;
@@ -49,7 +50,7 @@ use crate::tls::Certificate;
 /// How long one cell may take before it counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Compares wsgate with nginx, HAProxy and a bare relay
+/// Compares wsgate with nginx, HAProxy, Envoy and a bare relay
 #[derive(Parser, Debug)]
 #[command(name = "compare", args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -89,10 +90,10 @@ struct Arguments {
 enum Part {
     /// The bare relay
     Bare(bare::Bare),
-    /// Run a program on one core
+    /// Run a program on some cores
     #[command(hide = true)]
     Pin {
-        core: usize,
+        cores: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<OsString>,
     },
@@ -150,7 +151,7 @@ impl Setting {
             scale: if quick { small } else { whole },
             proxy_core: arguments.proxy_core,
             load_core: arguments.load_core,
-            files: raise_open_files(),
+            files: process::raise_open_files(),
             load_average: report::load_average(),
         }
     }
@@ -161,10 +162,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     match arguments.part {
         Some(Part::Bare(bare)) => runtime()?.block_on(bare::run(bare))?,
-        Some(Part::Pin { core, program }) => process::become_pinned(core, &program)?,
+        Some(Part::Pin { cores, program }) => process::become_pinned(&cores, &program)?,
         None => {
             let setting = Setting::new(arguments);
-            process::pin(setting.load_core)
+            process::pin(&[setting.load_core])
                 .with_context(|| format!("load and backend need core {}", setting.load_core))?;
             return runtime()?.block_on(compare_until_stopped(&setting));
         }
@@ -223,7 +224,7 @@ async fn cell(
         files: setting.files,
     };
     let program = proxy.program(proxy.path().context("not installed")?, &task)?;
-    let mut running = Running::start(&program, setting.proxy_core, folder.path())?;
+    let mut running = Running::start(&program, &[setting.proxy_core], folder.path())?;
     running.ready(port.address).await?;
     let tls = certificate.map(Certificate::connector).transpose()?;
     let token = proxy.token().map(|token| token.sign(folder.path())).transpose()?;
@@ -249,17 +250,11 @@ fn present(asked: &[Proxy]) -> Vec<Proxy> {
         match proxy.path() {
             _ if !by_default && !asked.contains(&proxy) => {}
             Some(_) => present.push(proxy),
-            None => eprintln!("{proxy} is not installed here: its column stays empty"),
+            None => eprintln!(
+                "{proxy} is not installed here: its column stays empty{}",
+                proxy.how_to_install()
+            ),
         }
     }
     present
-}
-
-/// Raises the soft limit of open files to the hard one, for the children too, and gives it.
-fn raise_open_files() -> u64 {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where that is refused, the limit stays as it was and large loads say what they lack.
-    let _ = setrlimit(Resource::Nofile, limit);
-    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }

