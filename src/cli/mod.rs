@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stderr, reason = "commands speak to a terminal")]
 
+mod asking;
 mod check;
 mod demo;
 mod diff;
@@ -13,6 +14,7 @@ mod logging;
 mod run;
 mod schema;
 mod token;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -56,6 +58,8 @@ enum Command {
     },
     /// Have a running process drain: Close to every client, no new ones; it lives on until SIGTERM
     Drain(drain::Arguments),
+    /// See a running process live in a terminal, and end connections
+    Top(top::Arguments),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Show wsgate at work, with a certificate, two echo servers and a page of its own
@@ -85,6 +89,7 @@ pub fn main() -> ExitCode {
             return token::token(command).unwrap_or_else(|error| fail(&error));
         }
         Command::Drain(arguments) => drain::drain(arguments),
+        Command::Top(arguments) => top::top(arguments),
         Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
