@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use support::{
-    Backend, Config, Edge, PATIENCE, Peer, Request, Upgrade, ended, open, relay, soon, within,
+    Backend, Config, Edge, PATIENCE, Peer, Request, Upgrade, ended, relay, soon, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

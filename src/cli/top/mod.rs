@@ -202,13 +202,9 @@ impl Screen {
         let mut patience = TICK;
         while event::poll(patience)? {
             patience = Duration::ZERO;
-            match event::read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if self.pressed(key) == Next::Quit {
-                        return Ok(Next::Quit);
-                    }
-                }
-                _ => {}
+            let Event::Key(key) = event::read()? else { continue };
+            if key.kind != KeyEventKind::Release && self.pressed(key) == Next::Quit {
+                return Ok(Next::Quit);
             }
         }
         Ok(Next::On)

@@ -115,7 +115,10 @@ impl View {
             Panel::Routes => self.draw_routes(frame, area),
             Panel::Outcomes => {
                 let halves = [Constraint::Fill(1), Constraint::Fill(1)];
-                let [left, right] = Layout::horizontal(halves).areas(area);
+                let [left, right] = match area.width >= WIDE {
+                    true => Layout::horizontal(halves).areas(area),
+                    false => Layout::vertical(halves).areas(area),
+                };
                 draw_counts(frame, left, "handshake", self.outcomes());
                 draw_counts(frame, right, "ending", self.endings());
             }
@@ -202,11 +205,7 @@ impl View {
             let [subject, client, route, endpoint] = fields.map(printable);
             Row::new([age(connection.age_s), subject, client, route, endpoint])
         });
-        let by = format!("subject ({} first)", self.order.as_str());
-        let by = match self.order {
-            Order::Oldest | Order::Newest => by,
-            _ => format!("subject (by {})", self.order.as_str()),
-        };
+        let subject = format!("subject ({})", self.order.as_str());
         let widths = [
             Constraint::Length(5),
             Constraint::Fill(2),
@@ -214,7 +213,7 @@ impl View {
             Constraint::Fill(1),
             Constraint::Fill(2),
         ];
-        let head = ["age", &*by, "client", "route", "endpoint"];
+        let head = ["age", &*subject, "client", "route", "endpoint"];
         let table = table(head, rows, widths)
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         let selected = Some(self.selected).filter(|_| !self.connections.is_empty());
@@ -436,7 +435,7 @@ mod tests {
         assert!(picture.contains("connection lost, trying again: refused"), "{picture}");
         assert!(picture.contains("LOST"), "{picture}");
         view.asking = view.selected().cloned();
-        assert!(drawn(&view, 80, 24).contains("end 0-3-1 of bob? y/n"));
+        assert!(drawn(&view, 80, 24).contains("end 0-10-1 of eve\\u{1b}[2J\\u{202e}? y/n"));
     }
 
     #[test]
