@@ -601,7 +601,8 @@ told! {
     unknown_keys: server("worker = 2\nlogs = {}") + "pathh = \"/ws\"\ncolour = \"red\"\n[sever]\n",
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
-    keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false")
+    a_proxy_header_from_anybody: listener("proxy_protocol = true"),
+    keys_of_a_later_version: listener("")
         + "redirect = \"https\"\n",
     bad_admin_addresses: admin("listen = \"localhost:9090\"\nprobes = \"unix:wsgate.sock\"\n\
         hosts = [\"http://edge\", \"edge:80\"]"),
