@@ -365,3 +365,95 @@ fn the_alert_rules_do_what_their_tests_say() {
         assert!(said.status.success(), "{words}");
     }
 }
+
+/// A server that gives this answer to every request, and closes; gives its address.
+async fn answering(status: u16, body: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("a bound socket has an address").to_string();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let mut peer = Peer::upstream(socket);
+            peer.reader.head().await;
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} Word\r\nContent-Length: {length}");
+            peer.send(format!("{head}\r\nConnection: close\r\n\r\n{body}").as_bytes()).await;
+        }
+    });
+    address
+}
+
+/// The public key of RFC 7515, appendix A.3.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "k", "alg": "ES256",
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+#[tokio::test]
+async fn what_is_asked_of_others_and_dropped_and_ejected_adds_up() {
+    let backend = Backend::tcp().await;
+    let (keys, verdict) = (answering(200, KEYS).await, answering(403, "").await);
+    let more = format!(
+        r#"{ADMIN}
+[[upstream]]
+name = "ill"
+endpoints = ["unix:/no/such/folder/one.sock", "unix:/no/such/folder/two.sock"]
+passive = {{ failures = 1, eject = "60s" }}
+[[route]]
+name = "ill"
+path = "/ill"
+upstream = "ill"
+[[route]]
+name = "asked"
+path = "/asked"
+upstream = "app"
+origin = "any"
+authorize = {{ url = "http://{verdict}/" }}
+[[route]]
+name = "unasked"
+path = "/unasked"
+upstream = "app"
+origin = "any"
+authorize = {{ url = "http://127.0.0.1:1/" }}
+[[route]]
+name = "keys"
+path = "/keys"
+upstream = "app"
+token = {{ from = ["header:authorization"], keys = {{ jwks_url = "http://{keys}/" }} }}
+"#
+    );
+    let limited = "limits.messages = { rate = \"1/h\", burst = 2, action = \"drop\" }\ncompression = \"strip\"";
+    let config = Config::new(&backend.address).workers(2).route(limited).more(&more);
+    let edge = config.start().await;
+    let (mut client, mut upstream) = open(&edge, &backend).await;
+    for text in ["1", "2", "3", "4", "5"] {
+        client.send_frame(Frame::text(text)).await;
+    }
+    client.send_frame(Frame::close(1000, "")).await;
+    for wanted in [&b"1"[..], b"2"] {
+        assert_eq!(upstream.frame().await.payload, wanted);
+    }
+    let close = upstream.frame().await;
+    upstream.writer.answer(close).await;
+    for target in ["/ill", "/asked", "/asked", "/unasked"] {
+        let answer = edge.connect_plain().await.ask(Upgrade::to(target)).await;
+        assert!(answer.status() >= 400, "{target}: {answer:?}");
+    }
+    reaches(&edge, "wsgate_jwks_total{outcome=\"ok\"}", 1.0).await;
+    edge.reconfigure(&config.clone().route("timeouts.idle = \"1h\"")).await;
+    let metrics = edge.probes().await.metrics().await;
+    let wanted = [
+        ("wsgate_messages_dropped_total{route=\"app\"}", 3.0),
+        ("wsgate_messages_total{route=\"app\",direction=\"upstream\"}", 5.0),
+        ("wsgate_ejections_total{upstream=\"ill\"}", 1.0),
+        ("wsgate_ejections_total{upstream=\"app\"}", 0.0),
+        ("wsgate_authorize_total{route=\"asked\",outcome=\"ok\"}", 2.0),
+        ("wsgate_authorize_total{route=\"asked\",outcome=\"failed\"}", 0.0),
+        ("wsgate_authorize_total{route=\"unasked\",outcome=\"failed\"}", 1.0),
+        ("wsgate_handshakes_total{route=\"ill\",outcome=\"dial_failed\"}", 1.0),
+        ("wsgate_handshakes_total{route=\"asked\",outcome=\"authorize\"}", 2.0),
+        ("wsgate_jwks_total{outcome=\"ok\"}", 1.0),
+        ("wsgate_jwks_total{outcome=\"failed\"}", 0.0),
+    ];
+    for (series, count) in wanted {
+        assert_eq!(metrics[series], count, "{series}");
+    }
+}

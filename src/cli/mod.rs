@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stderr, reason = "commands speak to a terminal")]
 
+mod asking;
 mod check;
 mod demo;
 mod diff;
@@ -14,6 +15,7 @@ mod logging;
 mod run;
 mod schema;
 mod token;
+mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -60,6 +62,8 @@ enum Command {
     /// Make a configuration from one of nginx, or from Kubernetes Ingress objects
     #[command(subcommand)]
     Import(import::Import),
+    /// See a running process live in a terminal, and end connections
+    Top(top::Arguments),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Show wsgate at work, with a certificate, two echo servers and a page of its own
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         }
         Command::Import(command) => return import::import(&command),
         Command::Drain(arguments) => drain::drain(arguments),
+        Command::Top(arguments) => top::top(arguments),
         Command::Schema => print(schema::schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

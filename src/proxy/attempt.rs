@@ -12,6 +12,7 @@ use tracing::Level;
 use super::body::Body;
 use super::headers::{ClientAddress, RequestId};
 use super::rejection::{Outcome, Rejection};
+use super::trace::TraceId;
 use crate::ending::Blame;
 use crate::metrics::{NO_ROUTE, WorkerTally};
 
@@ -21,6 +22,7 @@ const FIELD: usize = 256;
 pub(super) struct Attempt {
     client: ClientAddress,
     id: RequestId,
+    trace: Option<TraceId>,
     path: String,
     route: Option<Arc<str>>,
     tally: Arc<WorkerTally>,
@@ -34,11 +36,12 @@ impl Attempt {
     pub(super) fn new(
         client: ClientAddress,
         id: RequestId,
+        trace: Option<TraceId>,
         path: &str,
         tally: Arc<WorkerTally>,
     ) -> Attempt {
         let (path, began) = (clean(path), Instant::now());
-        Attempt { client, id, path, route: None, tally, began, plain: false, open: true }
+        Attempt { client, id, trace, path, route: None, tally, began, plain: false, open: true }
     }
 
     /// How long it has taken so far.
@@ -52,6 +55,10 @@ impl Attempt {
 
     pub(super) fn id(&self) -> &RequestId {
         &self.id
+    }
+
+    pub(super) fn trace(&self) -> Option<TraceId> {
+        self.trace
     }
 
     pub(super) fn found(&mut self, route: &Arc<str>) {
@@ -98,11 +105,12 @@ impl Attempt {
             self.tally.route(route).handshakes(outcome.as_str()).add(1);
         }
         let (client, request_id, path) = (self.client.addr, self.id.as_str(), &self.path);
+        let trace_id = self.trace.map(tracing::field::display);
         let (outcome, level, detail) = (outcome.as_str(), outcome.level(), clean(detail));
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    outcome, status, by, %client, route, path, request_id, detail,
+                    outcome, status, by, %client, route, path, request_id, trace_id, detail,
                     "{message}"
                 )
             };

@@ -16,6 +16,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
 use ipnet::IpNet;
 
+use super::trace::{TRACEPARENT, TRACESTATE, TraceId};
 use crate::config::{Compression, HeaderEdits};
 use crate::ws;
 use crate::ws::handshake::{Answer, Key, Offer, UpgradeRequest};
@@ -259,6 +260,7 @@ fn written_anew(
         }
     }
     headers.insert(HOST, host.unwrap_or(facts.host).clone());
+    drop_untraceable(&mut headers, client);
     set_forwarding(&mut headers, client, facts);
     set_claims(&mut headers, claims);
     set_edits(&mut headers, edits);
@@ -291,6 +293,7 @@ pub fn question_headers(
             headers.append(name, value.clone());
         }
     }
+    drop_untraceable(&mut headers, client);
     set_forwarding(&mut headers, client, facts);
     set_claims(&mut headers, claims);
     let method = HeaderValue::from_str(method.as_str()).expect("a method is a token");
@@ -318,6 +321,14 @@ fn passes_upstream(
         || claims.names.iter().any(is)
         || set()
         || edits.remove.iter().any(is))
+}
+
+/// Without a `traceparent` that can be read, `tracestate` says nothing (W3C Trace Context §3.3).
+fn drop_untraceable(headers: &mut HeaderMap, client: &HeaderMap) {
+    if TraceId::of(client).is_none() {
+        headers.remove(TRACEPARENT);
+        headers.remove(TRACESTATE);
+    }
 }
 
 fn is_of_one_hop(name: &HeaderName, all: &HeaderMap) -> bool {

@@ -14,6 +14,7 @@ mod plain_http;
 pub mod rejection;
 mod stickiness;
 mod token;
+mod trace;
 mod turn_away;
 mod websocket;
 
@@ -34,6 +35,7 @@ use self::authorize::Asking;
 use self::body::Body;
 use self::headers::{Facts, RequestId, Scheme, client_address};
 use self::rejection::{Rejection, RetryAfter};
+use self::trace::TraceId;
 use crate::config::PlainHttp;
 use crate::control::Registry;
 use crate::metrics::WorkerTally;
@@ -135,7 +137,8 @@ pub async fn call(
     let client = client_address(downstream.peer.ip(), request.headers(), &snapshot.trusted_proxies);
     let id = RequestId::of(request.headers(), client, rand::random());
     let progress = request.body().progress();
-    let mut attempt = Attempt::new(client, id, request.uri().path(), worker.tally.clone());
+    let trace = TraceId::of(request.headers());
+    let mut attempt = Attempt::new(client, id, trace, request.uri().path(), worker.tally.clone());
     let result = answer(&worker, &snapshot, downstream, request, &mut attempt).await;
     let rejection = match result {
         Ok(response) => return response,

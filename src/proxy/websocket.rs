@@ -16,6 +16,7 @@ use hyper::upgrade::{self, OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
+use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::admission::{Admitted, Purpose, admit, refuse_banned};
@@ -28,6 +29,7 @@ use super::headers::{
 use super::rejection::{Outcome, Rejection};
 use super::stickiness::{Sticky, append_cookie};
 use super::token;
+use super::trace::TraceId;
 use super::turn_away::turn_away;
 use super::{Downstream, SlowConsumer, Worker, facts, host_of, retry_after, upstream_target};
 use crate::config::TokenSource;
@@ -185,7 +187,7 @@ async fn shake(
     };
     let expires = admission.settle();
     let (lease, downstream, route) = (opened.lease, downstream.clone(), route.clone());
-    let took = attempt.age();
+    let (took, trace) = (attempt.age(), attempt.trace());
     let prepared = Prepared {
         upstream,
         lease,
@@ -199,6 +201,7 @@ async fn shake(
         downstream,
         http: upgrade.http(),
         took,
+        trace,
     };
     Ok((response, Some(prepared)))
 }
@@ -296,6 +299,7 @@ struct Prepared {
     http: Http,
     /// From the request's head to its 101.
     took: Duration,
+    trace: Option<TraceId>,
 }
 
 impl Prepared {
@@ -310,7 +314,8 @@ impl Prepared {
             Err(_) => {
                 let outcome = Outcome::ClientGone.as_str();
                 worker.tally.route(&self.about.route).handshakes(outcome).add(1);
-                info!(id = %self.seat.id(), client = %self.about.client,
+                let trace_id = self.trace.map(display);
+                info!(id = %self.seat.id(), client = %self.about.client, trace_id,
                     route = &*self.about.route, by = "client", outcome, "handshake refused");
             }
         }
@@ -354,6 +359,7 @@ impl Prepared {
             recheck,
             _downstream: downstream,
             about,
+            trace: self.trace,
             http: self.http,
         };
         life.log_opened();
@@ -391,6 +397,7 @@ struct Life {
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     about: Rc<About>,
+    trace: Option<TraceId>,
     http: Http,
 }
 
@@ -434,7 +441,8 @@ impl Life {
         let (id, client) = (self.seat.id(), self.about.client);
         let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
         let (subject, protocol) = (self.subject(), self.http.as_str());
-        debug!(%id, %client, subject, route, endpoint, protocol, "tunnel opened");
+        let trace_id = self.trace.map(display);
+        debug!(%id, %client, subject, route, endpoint, protocol, trace_id, "tunnel opened");
     }
 
     fn subject(&self) -> Option<String> {
@@ -445,7 +453,7 @@ impl Life {
         let (id, client) = (self.seat.id(), self.about.client);
         let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
         let duration_ms = u64::try_from(self.about.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let subject = self.subject();
+        let (subject, trace_id) = (self.subject(), self.trace.map(display));
         let [frames_upstream, frames_downstream] = report.frames;
         let [bytes_upstream, bytes_downstream] = report.bytes;
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
@@ -457,7 +465,7 @@ impl Life {
                 $level!(
                     %id, %client, subject, route, endpoint, protocol, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
-                    reason, by = by.as_str(), close_sent, code, "tunnel ended"
+                    reason, by = by.as_str(), close_sent, code, trace_id, "tunnel ended"
                 )
             };
         }

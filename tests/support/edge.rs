@@ -336,6 +336,26 @@ impl Edge {
         self.log.lines.lock().expect("the log").iter().filter(|line| fits(line)).cloned().collect()
     }
 
+    /// Nobody reads the log from now on, but for what is on its way, until it is read again.
+    pub fn stop_reading(&self) {
+        self.log.reading.send_replace(Reading::Stopped);
+    }
+
+    pub fn read_on(&self) {
+        self.log.reading.send_replace(Reading::On);
+    }
+
+    /// Closes the pipe of the log behind the next line.
+    pub fn close_log(&self) {
+        self.log.reading.send_replace(Reading::Closed);
+    }
+
+    /// Waits until the log is read no more.
+    pub async fn log_ends(&self) {
+        let mut changes = self.log.changed.clone();
+        soon("the log is closed", async { while changes.changed().await.is_ok() {} }).await;
+    }
+
     /// The line of the first tunnel that ended.
     pub async fn ended(&self) -> Line {
         self.wait_for_log(ended).await
@@ -472,6 +492,14 @@ pub fn ended(line: &Line) -> bool {
 struct Log {
     lines: Arc<Mutex<Vec<Line>>>,
     changed: watch::Receiver<()>,
+    reading: watch::Sender<Reading>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    On,
+    Stopped,
+    Closed,
 }
 
 impl Log {
@@ -479,12 +507,19 @@ impl Log {
     fn of(stderr: ChildStderr) -> Log {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (change, changed) = watch::channel(());
-        let log = Log { lines: lines.clone(), changed };
+        let (reading, may_read) = watch::channel(Reading::On);
+        let log = Log { lines: lines.clone(), changed, reading };
         std::thread::spawn(move || {
             for text in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let line = serde_json::from_str(&text).unwrap_or(Value::String(text));
                 lines.lock().expect("the log").push(line);
                 change.send_replace(());
+                while *may_read.borrow() == Reading::Stopped {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                if *may_read.borrow() == Reading::Closed {
+                    break;
+                }
             }
         });
         log
