@@ -5,6 +5,7 @@
 //! it, from which limiters, counts and the health of endpoints are carried over by name.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -179,6 +180,12 @@ impl Snapshot {
                 route.renew_rates(&before.plan);
             }
         }
+    }
+
+    /// Whether this peer speaks for its clients.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {

@@ -192,7 +192,10 @@ async fn a_browser_sees_an_echo_and_how_connections_end() {
     demo.program.signal(Signal::TERM);
     let seen = script.ended(PATIENCE).await;
     assert_eq!(seen.code, Some(0), "{}", seen.stderr);
-    assert_eq!(demo.program.ended(PATIENCE).await.code, Some(0));
+    let ended = demo.program.ended(PATIENCE).await;
+    assert_eq!(ended.code, Some(0));
+    // The page came by HTTP/2, and so does its WebSocket (RFC 8441).
+    assert!(ended.stderr.contains("protocol=\"h2\""), "{}", ended.stderr);
     assert!(stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
     assert!(browser.ended(PATIENCE).await.code.is_some());
 }

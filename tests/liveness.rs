@@ -184,7 +184,7 @@ async fn a_client_that_the_edge_does_not_read_is_not_called_silent() {
     let backend = Backend::tcp().await;
     let edge = beating(
         &backend,
-        "heartbeat = { interval = \"300ms\", timeout = \"300ms\", upstream = { interval = \"off\" } }",
+        "heartbeat = { interval = \"500ms\", timeout = \"1s\", upstream = { interval = \"off\" } }",
     )
     .await;
     let (client, mut upstream) = open(&edge, &backend).await;

@@ -82,7 +82,10 @@ impl Api {
             Asked::Config => json(StatusCode::OK, &shown(&self.ask(Ask::Show).await?)),
             Asked::Reload => self.reload().await?,
             Asked::Drain => {
-                info!("admin: drain");
+                // Who waits for its end asks again and again.
+                if !self.is_draining() {
+                    info!("admin: drain");
+                }
                 let state = self.ask(Ask::Drain).await?;
                 let connections = state.connections;
                 json(StatusCode::ACCEPTED, &json!({ "draining": true, "connections": connections }))
@@ -92,10 +95,14 @@ impl Api {
 
     /// Configuration is loaded and listeners are bound before anything is answered.
     fn readiness(&self) -> Answer {
-        match self.process.tallies.draining.load(Ordering::Acquire) {
+        match self.is_draining() {
             true => text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n".into()),
             false => text(StatusCode::OK, "text/plain", "ready\n".into()),
         }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.process.tallies.draining.load(Ordering::Acquire)
     }
 
     /// Asks the control thread.

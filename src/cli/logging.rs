@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -33,7 +33,7 @@ pub struct Started {
 pub struct LogHandle {
     writer: NonBlocking,
     lines: reload::Handle<Lines, Registry>,
-    level: reload::Handle<LevelFilter, WithLines>,
+    level: reload::Handle<Targets, WithLines>,
 }
 
 impl LogHandle {
@@ -41,7 +41,7 @@ impl LogHandle {
     pub fn change(&self, log: Log) {
         // These fail only where another log was started first.
         let _ = self.lines.reload(lines(log.format, self.writer.clone()));
-        let _ = self.level.reload(LevelFilter::from_level(log.level));
+        let _ = self.level.reload(level(log));
     }
 }
 
@@ -65,9 +65,15 @@ pub fn start(log: Log) -> Started {
     let (writer, rest) = builder.finish(stderr);
     let lost = LostLines { no_room: writer.error_counter(), unwritten };
     let (lines, of_lines) = reload::Layer::new(lines(log.format, writer.clone()));
-    let (level, of_level) = reload::Layer::new(LevelFilter::from_level(log.level));
+    let (level, of_level) = reload::Layer::new(level(log));
     let _ = tracing_subscriber::registry().with(lines).with(level).try_init();
     Started { handle: LogHandle { writer, lines: of_lines, level: of_level }, lost, rest }
+}
+
+/// HTTP/2's library tells of every frame, of its fields too, and so of what no log may have.
+fn level(log: Log) -> Targets {
+    let own = LevelFilter::from_level(log.level);
+    Targets::new().with_default(own).with_target("h2", LevelFilter::OFF)
 }
 
 fn lines(format: LogFormat, writer: NonBlocking) -> Lines {

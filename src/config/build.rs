@@ -120,6 +120,7 @@ fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
     let limits = table.limits.value?;
     Some(Listener {
         listen: table.listen.value?.0,
+        proxy_protocol: table.proxy_protocol.value?,
         timeouts: ListenerTimeouts {
             tls: timeouts.tls.value?.0,
             header: timeouts.header.value?.0,
@@ -131,6 +132,7 @@ fn listener(table: file::Listener, files: &mut Files<'_>) -> Option<Listener> {
             connections: limits.connections.value?.as_usize(),
             pending: limits.pending.value?.as_usize(),
         },
+        http2: table.http2.value?,
         reuse_port: table.reuse_port.value?,
         tls: match table.tls.value? {
             Some(tls) => Some(listener_tls(tls, files)?),

@@ -115,11 +115,21 @@ fn listeners(old: &[Listener], new: &[Listener], found: &mut Found) {
         match same(old, after, nth(new, index)) {
             None => found.add("added", Effect::AtOnce),
             Some(before) => {
-                let Listener { listen: _, timeouts: _, limits: _, reuse_port: _, tls: _ } = after;
+                let Listener {
+                    listen: _,
+                    proxy_protocol: _,
+                    timeouts: _,
+                    limits: _,
+                    http2: _,
+                    reuse_port: _,
+                    tls: _,
+                } = after;
                 compare!(before, after, found, Effect::Restart, { "reuse_port": reuse_port });
                 compare!(before, after, found, Effect::NextHandshake, {
+                    "proxy_protocol": proxy_protocol,
                     "timeouts": timeouts,
                     "limits": limits,
+                    "http2": http2,
                     "tls": tls,
                 });
             }

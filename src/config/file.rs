@@ -69,7 +69,7 @@ table! {
     "[server]": Server {
         /// Worker threads: a number, or "auto" for one a core.
         workers: Workers = "auto",
-        /// Networks whose X-Forwarded-* headers are believed.
+        /// Networks whose X-Forwarded-* and PROXY headers are believed.
         trusted_proxies: Vec<Network> = Literal::EmptyList,
         /// How the process stops.
         drain: Drain = Literal::EmptyTable,
@@ -109,16 +109,19 @@ table! {
     "[[listener]]": Listener {
         /// An IP address and a port.
         listen: ListenAddress,
+        /// Each connection begins with a PROXY header, and must come from `server.trusted_proxies`.
+        proxy_protocol: bool = false,
         /// Deadlines before a request is whole.
         timeouts: ListenerTimeouts = Literal::EmptyTable,
         /// Bounds on what clients can take.
         limits: ListenerLimits = Literal::EmptyTable,
+        /// HTTP/2 beside HTTP/1.1, as TLS's ALPN agrees; a plain listener speaks HTTP/1.1.
+        http2: bool = true,
         /// Several processes may share the address; else a taken port is an error.
         reuse_port: bool = false,
         /// Certificates; without this table the listener speaks plain HTTP.
         tls: Option<ListenerTls>,
     }
-    later ["proxy_protocol", "http2"]
 }
 
 table! {

@@ -263,8 +263,12 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub listen: SocketAddr,
+    /// Each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
     pub timeouts: ListenerTimeouts,
     pub limits: ListenerLimits,
+    /// HTTP/2 is spoken to clients whose TLS asks for it.
+    pub http2: bool,
     pub reuse_port: bool,
     pub tls: Option<ListenerTls>,
 }

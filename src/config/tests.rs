@@ -602,10 +602,10 @@ told! {
     unknown_keys: server("worker = 2\nlogs = {}") + "pathh = \"/ws\"\ncolour = \"red\"\n[sever]\n",
     a_key_in_another_table: route("max_frame_size = \"1MiB\"\nmax_age = \"1h\"\ninterval = \"30s\"\n\
         timeout = \"5s\""),
-    keys_of_a_later_version: listener("http2 = true\nproxy_protocol = false"),
     rules_of_a_redirect: route("redirect = \"https\"") + "[[route]]\nname = \"other\"\n\
         redirect = \"http\"\n[[route]]\nname = \"third\"\nhost = \"a\"\nredirect = \"https\"\n\
         plain_http = \"proxy\"\n",
+    a_proxy_header_from_anybody: listener("proxy_protocol = true"),
     bad_admin_addresses: admin("listen = \"localhost:9090\"\nprobes = \"unix:wsgate.sock\"\n\
         hosts = [\"http://edge\", \"edge:80\"]"),
     an_admin_that_listens_nowhere: admin("hosts = [\"edge\"]"),

@@ -80,6 +80,7 @@ fn listeners(file: &File, found: &mut Faults) {
     let help = "add one to say where clients connect: [[listener]] with listen = \"0.0.0.0:8443\"";
     refuse_none(&file.listener, "listener", help, found);
     refuse_shared_addresses(all_listeners(file), found);
+    proxy_protocol(file, found);
     for tls in all_listeners(file).iter().filter_map(|listener| listener.tls.get()?.as_ref()) {
         listener_tls(tls, found);
     }
@@ -112,6 +113,23 @@ fn collide(left: &Listener, right: &Listener) -> bool {
     let shared = left.reuse_port.get() == Some(&true) && right.reuse_port.get() == Some(&true);
     let covers = one.ip().is_unspecified() || other.ip().is_unspecified();
     one == other || (covers && one.is_ipv4() == other.is_ipv4() && !shared)
+}
+
+/// A header that anybody may send would let anybody be whoever they like.
+fn proxy_protocol(file: &File, found: &mut Faults) {
+    let Some(proxies) = file.server.get().map(|server| &server.trusted_proxies) else { return };
+    // Entries at fault are left out of the list, and were complained of.
+    let complained = || found.iter().any(|fault| within(fault, &proxies.span));
+    if proxies.get().is_none_or(|listed| !listed.is_empty()) || proxies.written && complained() {
+        return;
+    }
+    for listener in all_listeners(file).iter().filter(|it| it.proxy_protocol.get() == Some(&true)) {
+        let message = "`proxy_protocol` without `trusted_proxies`";
+        let fault = Diagnostic::fault(listener.proxy_protocol.span.clone(), message)
+            .label("nobody may send the header, so every connection would be closed")
+            .help("name the balancers in front: [server] with trusted_proxies = [\"10.0.0.0/8\"]");
+        found.push(fault);
+    }
 }
 
 fn listener_tls(tls: &ListenerTls, found: &mut Faults) {

@@ -1,6 +1,8 @@
 //! One side of a tunnel: a socket, with or without TLS, read into a worker's scratch and written
 //! from it.
 //!
+//! Or a stream of an HTTP/2 connection, which has its own file.
+//!
 //! A leg keeps no plain bytes. What goes out is sealed first ([`Leg::seal`]) and then written as
 //! wire bytes ([`Leg::poll_write`]), so that what a full socket refuses is already in its final
 //! form and order.
@@ -12,6 +14,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::Wire;
+use super::mux::Mux;
 use super::scratch::{READ, Scratch};
 use super::tls::Session;
 use crate::ws::head::HEADROOM;
@@ -20,6 +24,7 @@ pub enum Leg {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<Session>),
+    Mux(Mux),
 }
 
 impl Leg {
@@ -38,8 +43,9 @@ impl Leg {
             Leg::Tcp(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Unix(socket) => read(socket, cx, &mut scratch.plain[room]),
             Leg::Tls(session) => {
-                session.poll_read(cx, &mut scratch.wire[..limit], &mut scratch.plain[HEADROOM..])
+                session.poll_open(cx, limit, &mut scratch.wire, &mut scratch.plain[HEADROOM..])
             }
+            Leg::Mux(stream) => stream.poll_read(cx, &mut scratch.plain[room]),
         }
     }
 
@@ -49,37 +55,47 @@ impl Leg {
         match self {
             Leg::Tcp(socket) => Pin::new(socket).poll_write(cx, wire),
             Leg::Unix(socket) => Pin::new(socket).poll_write(cx, wire),
-            Leg::Tls(session) => session.poll_write(cx, wire),
+            Leg::Tls(session) => session.poll_write_wire(cx, wire),
+            Leg::Mux(stream) => stream.poll_write(cx, wire),
         }
     }
 
     /// Turns plain bytes into wire bytes: themselves, or their records in `out`, behind whatever
     /// TLS has to say for itself.
     #[inline]
-    pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+    pub fn seal<'a>(&mut self, plain: &'a [u8], out: &'a mut Wire) -> io::Result<&'a [u8]> {
         match self {
-            Leg::Tcp(_) | Leg::Unix(_) => Ok(plain),
+            Leg::Tcp(_) | Leg::Unix(_) | Leg::Mux(_) => Ok(plain),
             Leg::Tls(session) => {
                 session.seal(plain, out)?;
-                Ok(out)
+                Ok(out.bytes())
             }
         }
     }
 
-    /// The wire bytes that say there is no more to come: TLS's close_notify.
-    pub fn seal_end(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+    /// The wire bytes that say there is no more to come: TLS's close_notify. A stream of HTTP/2
+    /// will say so by its END_STREAM.
+    pub fn seal_end(&mut self, out: &mut Wire) -> io::Result<()> {
         match self {
             Leg::Tcp(_) | Leg::Unix(_) => Ok(()),
             Leg::Tls(session) => session.seal_end(out),
+            Leg::Mux(stream) => {
+                stream.complete();
+                Ok(())
+            }
         }
     }
 
-    /// Sends FIN.
+    /// Sends FIN, or what ends a stream.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Leg::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Leg::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-            Leg::Tls(session) => session.poll_shutdown(cx),
+            Leg::Tls(session) => session.poll_finish(cx),
+            Leg::Mux(stream) => {
+                stream.end(cx);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }

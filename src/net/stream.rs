@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Leg;
-use super::tls::{Session, TlsStream};
+use super::tls::Session;
 
 pub struct Stream {
     inner: Inner,
@@ -23,7 +23,7 @@ pub struct Stream {
 enum Inner {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream>),
+    Tls(Box<Session>),
 }
 
 /// What a stream saw since it was last asked.
@@ -87,12 +87,20 @@ impl Stream {
         Stream { inner: Inner::Unix(socket), watch: Arc::default() }
     }
 
-    pub fn tls(stream: TlsStream) -> Stream {
-        Stream { inner: Inner::Tls(Box::new(stream)), watch: Arc::default() }
+    pub fn tls(session: Session) -> Stream {
+        Stream { inner: Inner::Tls(Box::new(session)), watch: Arc::default() }
     }
 
     pub fn watch(&self) -> Arc<Watch> {
         self.watch.clone()
+    }
+
+    /// Whether its two ends have agreed on HTTP/2, by ALPN.
+    pub fn speaks_http2(&self) -> bool {
+        match &self.inner {
+            Inner::Tcp(_) | Inner::Unix(_) => false,
+            Inner::Tls(session) => session.speaks_http2(),
+        }
     }
 
     /// The leg of a tunnel, once HTTP is done with the stream.
@@ -100,7 +108,7 @@ impl Stream {
         match self.inner {
             Inner::Tcp(socket) => Leg::Tcp(socket),
             Inner::Unix(socket) => Leg::Unix(socket),
-            Inner::Tls(stream) => Leg::Tls(Box::new(Session::from(*stream))),
+            Inner::Tls(session) => Leg::Tls(session),
         }
     }
 
@@ -158,8 +166,9 @@ impl AsyncWrite for Stream {
         wrote
     }
 
+    /// TLS seals one piece at a time.
     fn is_write_vectored(&self) -> bool {
-        true
+        !matches!(self.inner, Inner::Tls(_))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,40 +1,37 @@
 //! TLS: the one file that names the library.
 //!
-//! A listener's files become an [`Acceptor`], what is known of servers a [`Connector`]. A
-//! handshake runs on tokio-rustls; afterwards a tunnel takes the parts and drives them itself as a
-//! [`Session`]: one large read from the socket into the worker's scratch, opened there, and
-//! records sealed into the worker's scratch.
+//! A listener's files become an [`Acceptor`], what is known of servers a [`Connector`]; what
+//! either makes of a socket is a [`Session`].
 
-use std::io::{self, Read, Write};
+mod session;
+
+use std::future::poll_fn;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use tokio_rustls::rustls::client::{
+    UnbufferedClientConnection, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::aws_lc_rs::{self, Ticketer};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{
-    ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, ParsedCertificate, ResolvesServerCert, UnbufferedServerConnection,
+    WebPkiClientVerifier,
 };
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, Connection, Error, RootCertStore, ServerConfig,
-};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 
-use super::{Stream, leg};
+pub use self::session::Session;
+use super::Stream;
 use crate::config::{CertificateFiles, ClientAuth, ListenerTls, UpstreamTls};
 use crate::metrics::TlsFailure;
 
-/// A TLS connection whose handshake is done, as HTTP reads and writes it.
-pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;
-
 const HTTP_1_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
 /// Why TLS cannot be set up: which file, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +106,7 @@ pub fn upstream_faults(tls: &UpstreamTls) -> Vec<TlsFault> {
 /// Accepts TLS on one listener.
 #[derive(Clone)]
 pub struct Acceptor {
-    tls: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     expires: Option<SystemTime>,
 }
 
@@ -137,7 +134,13 @@ impl Acceptor {
         let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = Ticketer::new().expect("the system's random numbers can be had");
-        Ok(Acceptor { tls: TlsAcceptor::from(Arc::new(config)), expires })
+        Ok(Acceptor { tls: Arc::new(config), expires })
+    }
+
+    /// Lets clients choose HTTP/2, by ALPN.
+    pub fn offering_http2(mut self) -> Acceptor {
+        Arc::make_mut(&mut self.tls).alpn_protocols.insert(0, HTTP_2.to_vec());
+        self
     }
 
     /// When the first of its certificates ends.
@@ -147,8 +150,10 @@ impl Acceptor {
 
     /// Shakes hands as a server.
     pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream> {
-        let stream = self.tls.accept(socket).await?;
-        Ok(Stream::tls(stream.into()))
+        let tls = UnbufferedServerConnection::new(self.tls.clone()).map_err(io::Error::other)?;
+        let mut session = Session::server(socket, tls);
+        poll_fn(|cx| session.poll_handshake(cx)).await?;
+        Ok(Stream::tls(session))
     }
 }
 
@@ -307,7 +312,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TlsFault> {
 /// Connects by TLS to servers whose authorities it trusts.
 #[derive(Clone)]
 pub struct Connector {
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
     /// What faults call the authorities.
     roots: Arc<str>,
 }
@@ -337,7 +342,7 @@ impl Connector {
             }
         };
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        Ok(Connector { tls: TlsConnector::from(Arc::new(config)), roots: called.into() })
+        Ok(Connector { tls: Arc::new(config), roots: called.into() })
     }
 
     /// One for all that trust the system's authorities and show no certificate.
@@ -358,9 +363,11 @@ impl Connector {
             let fault = format!("{name:?} is neither a DNS name nor an IP address");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         };
-        let connected = self.tls.connect(server, socket).await;
-        let stream = connected.map_err(|error| self.explain(name, error))?;
-        Ok(Stream::tls(stream.into()))
+        let tls = UnbufferedClientConnection::new(self.tls.clone(), server);
+        let mut session = Session::client(socket, tls.map_err(io::Error::other)?);
+        let shaken = poll_fn(|cx| session.poll_handshake(cx)).await;
+        shaken.map_err(|error| self.explain(name, error))?;
+        Ok(Stream::tls(session))
     }
 
     fn explain(&self, name: &str, error: io::Error) -> io::Error {
@@ -432,111 +439,6 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsFault> {
     Ok(ROOTS.get_or_init(|| Arc::new(roots)).clone())
 }
 
-/// A TLS connection in the hands of a tunnel.
-pub struct Session {
-    socket: TcpStream,
-    tls: Connection,
-}
-
-impl From<TlsStream> for Session {
-    fn from(stream: TlsStream) -> Session {
-        match stream {
-            TlsStream::Client(stream) => {
-                let (socket, tls) = stream.into_inner();
-                Session { socket, tls: tls.into() }
-            }
-            TlsStream::Server(stream) => {
-                let (socket, tls) = stream.into_inner();
-                Session { socket, tls: tls.into() }
-            }
-        }
-    }
-}
-
-impl Session {
-    /// Reads from the socket through `wire` and opens records into `plain`, which has room for
-    /// all of `wire` and one record more. 0 is the peer's end, with close_notify or without.
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        wire: &mut [u8],
-        plain: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut opened = 0;
-        loop {
-            let ended = self.take_plain(plain, &mut opened)?;
-            if opened > 0 || ended {
-                return Poll::Ready(Ok(opened));
-            }
-            let read = ready!(leg::read(&mut self.socket, cx, wire))?;
-            if read == 0 {
-                return Poll::Ready(Ok(0));
-            }
-            self.open(&wire[..read], plain, &mut opened)?;
-        }
-    }
-
-    /// Gives wire bytes to TLS, which takes a few KiB at a time, and takes what it opens.
-    fn open(&mut self, mut wire: &[u8], plain: &mut [u8], opened: &mut usize) -> io::Result<()> {
-        while !wire.is_empty() {
-            self.tls.read_tls(&mut wire)?;
-            self.tls
-                .process_new_packets()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if self.take_plain(plain, opened)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends opened bytes to `plain[..*opened]`; `true` once the peer has said close_notify.
-    fn take_plain(&mut self, plain: &mut [u8], opened: &mut usize) -> io::Result<bool> {
-        loop {
-            match self.tls.reader().read(&mut plain[*opened..]) {
-                Ok(0) => return Ok(*opened < plain.len()),
-                Ok(read) => *opened += read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Appends the records of `plain` to `out`, behind whatever TLS has to say for itself.
-    pub(super) fn seal(&mut self, mut plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        while !plain.is_empty() {
-            let taken = self.tls.writer().write(plain)?;
-            plain = &plain[taken..];
-            self.take_wire(out)?;
-        }
-        self.take_wire(out)
-    }
-
-    pub(super) fn seal_end(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        self.tls.send_close_notify();
-        self.take_wire(out)
-    }
-
-    fn take_wire(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        while self.tls.wants_write() {
-            self.tls.write_tls(out)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        wire: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, wire)
-    }
-
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -551,7 +453,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::net::{Leg, Scratch};
+    use crate::net::{Leg, Scratch, Wire};
     use crate::ws::head::HEADROOM;
 
     /// An authority with a folder for what it signs.
@@ -624,7 +526,7 @@ mod tests {
     }
 
     async fn send(leg: &mut Leg, plain: &[u8]) {
-        let mut out = Vec::new();
+        let mut out = Wire::default();
         let wire = leg.seal(plain, &mut out).unwrap();
         let mut sent = 0;
         while sent < wire.len() {
@@ -750,9 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_is_no_larger_for_being_of_either_side() {
-        use tokio_rustls::rustls::ServerConnection;
-        assert_eq!(size_of::<Connection>(), size_of::<ServerConnection>());
+    fn a_leg_is_no_larger_for_what_tls_needs() {
         assert_eq!(size_of::<Leg>(), size_of::<TcpStream>() + size_of::<usize>());
     }
 }

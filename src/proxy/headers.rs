@@ -398,10 +398,11 @@ fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue
     headers.get_all(name).into_iter().next_back()
 }
 
-/// The fields of the 101 to the client whose accept this is, from those of the upstream's 101.
+/// The fields of the 101 to the client whose accept this is, or of HTTP/2's 200, from those of the
+/// upstream's 101.
 pub fn client_headers(
     upstream: &HeaderMap,
-    accept: &HeaderValue,
+    accept: Option<HeaderValue>,
     answer: &Answer,
     edits: &HeaderEdits,
 ) -> HeaderMap {
@@ -830,7 +831,7 @@ mod tests {
         offer.write(&mut own);
         let mut request = upgrade(&[]);
         request.headers.insert("sec-websocket-key", own["sec-websocket-key"].clone());
-        let accept = UpgradeRequest::parse(&request).unwrap().accept();
+        let accept = UpgradeRequest::parse(&request).unwrap().accept().unwrap();
         let mut parts = http::Response::builder().status(101).body(()).unwrap().into_parts().0;
         parts.headers = map(fields);
         parts.headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
@@ -856,7 +857,7 @@ mod tests {
         ]);
         let edits = edits(&[("server", "wsgate")], &["x-powered-by"]);
         let accept = HeaderValue::from_static("client's");
-        let sent = client_headers(&parts.headers, &accept, &answer, &edits);
+        let sent = client_headers(&parts.headers, Some(accept), &answer, &edits);
         assert_eq!(values(&sent, "set-cookie"), ["a=1", "b=2"]);
         assert_eq!(values(&sent, "server"), ["wsgate"]);
         assert_eq!(sent[SEC_WEBSOCKET_ACCEPT], "client's");

@@ -1,7 +1,7 @@
 //! One request from its head to its answer: find the route, read the upgrade, dial, commit.
 //!
 //! [`call`] runs on the worker that owns the connection. Every failure up to the commit is a
-//! [`Rejection`] and so an HTTP status; behind the commit there is a 101 and a tunnel, which is a
+//! [`Rejection`] and so an HTTP status; behind the commit there is a 101 (in HTTP/2 a 200) and a tunnel, which is a
 //! task of its own. A plain request, where its route takes any, goes through the same policy to
 //! the same endpoints, and its answer is passed on.
 
@@ -42,7 +42,7 @@ use crate::route::{Target, TargetFault, rewritten};
 use crate::snapshot::{Route, Served, Snapshot};
 use crate::tunnel::Shared;
 use crate::upstream::{Pool, Upload};
-use crate::ws::handshake::asks_for_websocket;
+use crate::ws::handshake;
 
 /// What the connections of one worker have in common. It never leaves its thread.
 pub struct Worker {
@@ -96,6 +96,7 @@ impl Worker {
 
 /// A client's connection, as far as its requests need to know it.
 pub struct Downstream {
+    /// Who is connected, or whom a PROXY header names.
     pub peer: SocketAddr,
     /// The address it reached.
     pub local: SocketAddr,
@@ -104,8 +105,16 @@ pub struct Downstream {
     pub scheme: Scheme,
     /// The longest target that is read.
     pub uri_limit: usize,
-    /// What lives as long as the connection, its tunnel included.
+    /// What lives as long as the connection, or the stream of it, its tunnel included.
     pub hold: Box<dyn Any>,
+}
+
+impl Downstream {
+    /// The same for one of several streams of the connection, which `hold` is of.
+    pub fn stream(&self, hold: impl Any) -> Rc<Downstream> {
+        let Downstream { peer, local, listener, scheme, uri_limit, hold: _ } = *self;
+        Rc::new(Downstream { peer, local, listener, scheme, uri_limit, hold: Box::new(hold) })
+    }
 }
 
 /// How long the body of an answer may wait for its reader: an extension of the answer.
@@ -166,7 +175,7 @@ async fn answer(
     };
     attempt.found(&route.name);
     match route.plain_http {
-        PlainHttp::Proxy if !asks_for_websocket(request.headers()) => {
+        PlainHttp::Proxy if !asks_for_websocket(&request) => {
             plain_http::pass(worker, &downstream, &route, request, attempt).await
         }
         PlainHttp::Proxy | PlainHttp::Reject => {
@@ -193,6 +202,10 @@ fn redirect(
         .header(header::LOCATION, format!("https://{}{path}", target.host()))
         .body(Body::from(""));
     response.expect("a name and a path that were read make a header")
+}
+
+fn asks_for_websocket<B>(request: &Request<B>) -> bool {
+    handshake::asks_for_websocket(request.version(), request.extensions(), request.headers())
 }
 
 /// The page at `/`, where there is one.

@@ -22,7 +22,7 @@ use crate::policy::authorize::Refusal;
 use crate::policy::token::{Invalid, Refused};
 use crate::policy::{Denied, OriginRefused};
 use crate::ws::CloseCode;
-use crate::ws::handshake::{AnswerFault, NotUpgrade};
+use crate::ws::handshake::{AnswerFault, Http, NotUpgrade};
 
 /// A handshake, or a plain request, refused by the edge.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,9 +31,9 @@ pub enum Rejection {
     NoRoute,
     /// Plain HTTP on a route for WebSockets.
     #[error("the request asks for no WebSocket")]
-    NotUpgrade,
+    NotUpgrade(Http),
     #[error("Sec-WebSocket-Version is not 13")]
-    WrongVersion,
+    WrongVersion(Http),
     /// The text goes to the client as it is.
     #[error("{0}")]
     Malformed(String),
@@ -96,9 +96,14 @@ pub enum Rejection {
 impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
-            Rejection::NoRoute => StatusCode::NOT_FOUND,
-            Rejection::NotUpgrade | Rejection::WrongVersion => StatusCode::UPGRADE_REQUIRED,
-            Rejection::Malformed(_) | Rejection::ClientGone => StatusCode::BAD_REQUEST,
+            // To HTTP/2 an upgrade means nothing (RFC 9113 §8.6).
+            Rejection::NoRoute | Rejection::NotUpgrade(Http::Two) => StatusCode::NOT_FOUND,
+            Rejection::NotUpgrade(Http::One) | Rejection::WrongVersion(Http::One) => {
+                StatusCode::UPGRADE_REQUIRED
+            }
+            Rejection::Malformed(_)
+            | Rejection::WrongVersion(Http::Two)
+            | Rejection::ClientGone => StatusCode::BAD_REQUEST,
             Rejection::TargetTooLong => StatusCode::URI_TOO_LONG,
             Rejection::HeadTimeout | Rejection::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Rejection::NoToken(_) | Rejection::BadToken(..) => StatusCode::UNAUTHORIZED,
@@ -125,7 +130,7 @@ impl Rejection {
     pub fn outcome(&self) -> Outcome {
         match self {
             Rejection::NoRoute => Outcome::NoRoute,
-            Rejection::NotUpgrade | Rejection::WrongVersion => Outcome::NotUpgrade,
+            Rejection::NotUpgrade(_) | Rejection::WrongVersion(_) => Outcome::NotUpgrade,
             Rejection::Malformed(_) => Outcome::Malformed,
             Rejection::TargetTooLong => Outcome::TooLarge,
             Rejection::HeadTimeout | Rejection::BodyTimeout => Outcome::Timeout,
@@ -167,11 +172,12 @@ impl Rejection {
         let text = HeaderValue::from_static;
         match self {
             // RFC 9110 §15.5.22: a 426 names what to upgrade to; RFC 6455 §4.4: and its version.
-            Rejection::NotUpgrade | Rejection::WrongVersion => vec![
+            Rejection::NotUpgrade(Http::One) | Rejection::WrongVersion(Http::One) => vec![
                 (UPGRADE, text("websocket")),
                 (CONNECTION, text("upgrade")),
                 (SEC_WEBSOCKET_VERSION, text("13")),
             ],
+            Rejection::WrongVersion(Http::Two) => vec![(SEC_WEBSOCKET_VERSION, text("13"))],
             Rejection::HeadTimeout => vec![(CONNECTION, text("close"))],
             Rejection::NoToken(realm) => vec![realm.challenge("")],
             Rejection::BadToken(realm, _) => vec![realm.challenge(", error=\"invalid_token\"")],
@@ -212,8 +218,8 @@ impl Rejection {
     fn detail(&self) -> &str {
         match self {
             Rejection::NoRoute => "Nothing is served at this host and path.",
-            Rejection::NotUpgrade => "This address speaks WebSocket only.",
-            Rejection::WrongVersion => "This address speaks WebSocket version 13 only.",
+            Rejection::NotUpgrade(_) => "This address speaks WebSocket only.",
+            Rejection::WrongVersion(_) => "This address speaks WebSocket version 13 only.",
             Rejection::Malformed(reason) => reason,
             Rejection::TargetTooLong => "The request target is too long.",
             Rejection::HeadTimeout | Rejection::BodyTimeout => {
@@ -249,17 +255,16 @@ impl Rejection {
     }
 }
 
-impl From<NotUpgrade> for Rejection {
-    fn from(reason: NotUpgrade) -> Rejection {
+impl Rejection {
+    /// What a request in this HTTP comes to that is no handshake.
+    pub fn no_upgrade(reason: NotUpgrade, http: Http) -> Rejection {
         match reason {
-            NotUpgrade::PlainHttp => Rejection::NotUpgrade,
-            NotUpgrade::WrongVersion => Rejection::WrongVersion,
+            NotUpgrade::PlainHttp => Rejection::NotUpgrade(http),
+            NotUpgrade::WrongVersion => Rejection::WrongVersion(http),
             NotUpgrade::Malformed(fault) => Rejection::Malformed(format!("{fault}.")),
         }
     }
-}
 
-impl Rejection {
     /// What a refusal by policy comes to; caps are told a time by chance.
     pub fn denied(denied: Denied, route: &Arc<str>, random: u8) -> Rejection {
         match denied {
@@ -491,8 +496,10 @@ mod tests {
         let soon = RetryAfter::by_chance(0);
         vec![
             (Rejection::NoRoute, 404, "no_route", Blame::Client),
-            (Rejection::NotUpgrade, 426, "not_upgrade", Blame::Client),
-            (Rejection::WrongVersion, 426, "not_upgrade", Blame::Client),
+            (Rejection::NotUpgrade(Http::One), 426, "not_upgrade", Blame::Client),
+            (Rejection::NotUpgrade(Http::Two), 404, "not_upgrade", Blame::Client),
+            (Rejection::WrongVersion(Http::One), 426, "not_upgrade", Blame::Client),
+            (Rejection::WrongVersion(Http::Two), 400, "not_upgrade", Blame::Client),
             (Rejection::Malformed("The key is bad.".into()), 400, "malformed", Blame::Client),
             (Rejection::TargetTooLong, 414, "too_large", Blame::Client),
             (Rejection::HeadTimeout, 408, "timeout", Blame::Client),
@@ -550,7 +557,10 @@ mod tests {
 
     #[test]
     fn a_426_names_the_protocol_and_its_version() {
-        for rejection in [Rejection::NotUpgrade, Rejection::WrongVersion] {
+        for rejection in [Http::One]
+            .into_iter()
+            .flat_map(|http| [Rejection::NotUpgrade(http), Rejection::WrongVersion(http)])
+        {
             let response = rejection.response("1");
             assert_eq!(response.headers()[UPGRADE], "websocket");
             assert_eq!(response.headers()[CONNECTION], "upgrade");
@@ -597,7 +607,7 @@ mod tests {
         let soon = RetryAfter::by_chance(0);
         assert_eq!(code(Rejection::NoVerdict(String::new(), soon)), Some(4503));
         assert_eq!(code(Rejection::ClientRate(soon)), None);
-        assert_eq!(code(Rejection::NotUpgrade), None);
+        assert_eq!(code(Rejection::NotUpgrade(Http::One)), None);
     }
 
     #[test]
@@ -619,9 +629,13 @@ mod tests {
 
     #[test]
     fn faults_of_either_handshake_become_refusals() {
-        assert_eq!(Rejection::from(NotUpgrade::PlainHttp), Rejection::NotUpgrade);
-        assert_eq!(Rejection::from(NotUpgrade::WrongVersion), Rejection::WrongVersion);
-        let body = Rejection::from(NotUpgrade::Malformed(Malformed::Key)).response("1");
+        for http in [Http::One, Http::Two] {
+            let of = |reason| Rejection::no_upgrade(reason, http);
+            assert_eq!(of(NotUpgrade::PlainHttp), Rejection::NotUpgrade(http));
+            assert_eq!(of(NotUpgrade::WrongVersion), Rejection::WrongVersion(http));
+        }
+        let malformed = NotUpgrade::Malformed(Malformed::Key);
+        let body = Rejection::no_upgrade(malformed, Http::Two).response("1");
         let body: serde_json::Value = serde_json::from_slice(body.body()).unwrap();
         assert_eq!(body["detail"], "Sec-WebSocket-Key must be 16 bytes in base64.");
         let fault = AnswerFault::Extensions(ExtensionFault::NotOffered("mux".to_owned()));

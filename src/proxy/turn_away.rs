@@ -1,7 +1,7 @@
 //! A refusal told by a Close: the upgrade is accepted, and closed at once.
 
+use std::any::Any;
 use std::io;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -9,7 +9,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::Downstream;
 use crate::ending::Side;
 use crate::metrics::Received;
 use crate::plan::Plan;
@@ -20,18 +19,18 @@ use crate::ws::{CloseCode, ControlFrame};
 /// Bytes that are read on behind the Close, so that they cause no reset that would destroy it.
 const DISCARD: usize = 4 << 20;
 
-/// Sends a Close with `code` once the 101 is written, waits up to `patience` for the client's
-/// own, and closes the connection.
+/// Sends a Close with `code` once the answer is written, waits up to `patience` for the client's
+/// own, and closes the connection. `hold` lives as long.
 pub(super) async fn turn_away(
     on_upgrade: OnUpgrade,
     code: CloseCode,
     patience: Duration,
-    downstream: Rc<Downstream>,
+    hold: impl Any,
 ) {
     if let Ok(upgraded) = on_upgrade.await {
         let _ = timeout(patience, close(TokioIo::new(upgraded), code)).await;
     }
-    drop(downstream);
+    drop(hold);
 }
 
 async fn close(mut stream: TokioIo<Upgraded>, code: CloseCode) -> io::Result<()> {

@@ -34,19 +34,21 @@ use crate::config::TokenSource;
 use crate::control::{About, Seat};
 use crate::ending::{Blame, Reason, Side};
 use crate::metrics::{RouteTally, WorkerTally};
-use crate::net::Stream;
+use crate::net::mux::{self, Mux};
+use crate::net::{Leg, Stream};
 use crate::plan::Plan;
 use crate::policy::Admission;
 use crate::snapshot::Route;
 use crate::tunnel::{Entrance, Report, Tunnel};
 use crate::upstream::{ConnectError, Connected, Lease, Upload};
 use crate::ws::CloseCode;
-use crate::ws::handshake::{Offer, UpgradeRequest};
+use crate::ws::handshake::{Http, Offer, UpgradeRequest};
 
 /// How long the end of a stream that was not upgraded may take to write.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Takes a request through its handshake. A 101 is returned only when nothing more can fail.
+/// Takes a request through its handshake. A 101, or HTTP/2's 200, is returned only when nothing
+/// more can fail.
 pub(super) async fn open(
     worker: &Rc<Worker>,
     downstream: Rc<Downstream>,
@@ -55,15 +57,16 @@ pub(super) async fn open(
     attempt: &mut Attempt,
 ) -> Result<Response<Body>, Rejection> {
     let on_upgrade = upgrade::on(&mut request);
+    let hold = request.extensions_mut().remove::<mux::Hold>();
     let mut parts = request.into_parts().0;
     let upgrade = UpgradeRequest::parse(&parts);
     let shaken = match &upgrade {
         Ok(upgrade) => shake(worker, &downstream, &route, &mut parts, upgrade, attempt).await,
-        Err(fault) => Err((*fault).into()),
+        Err(fault) => Err(Rejection::no_upgrade(*fault, Http::of(parts.version))),
     };
     match shaken {
         Ok((response, Some(prepared))) => {
-            tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade));
+            tokio::task::spawn_local(prepared.run(worker.clone(), on_upgrade, hold));
             Ok(response)
         }
         Ok((response, None)) => {
@@ -74,7 +77,7 @@ pub(super) async fn open(
             Some((response, code)) => {
                 attempt.refused_by_close(&rejection);
                 let patience = route.plan.close;
-                tokio::task::spawn_local(turn_away(on_upgrade, code, patience, downstream));
+                tokio::task::spawn_local(turn_away(on_upgrade, code, patience, (downstream, hold)));
                 Ok(response)
             }
             None => {
@@ -85,7 +88,7 @@ pub(super) async fn open(
     }
 }
 
-/// The 101 and the close code by which the route tells a refusal, if it does.
+/// The answer and the close code by which the route tells a refusal, if it does.
 fn told_by_close(
     route: &Route,
     upgrade: Option<&UpgradeRequest>,
@@ -93,13 +96,15 @@ fn told_by_close(
 ) -> Option<(Response<Body>, CloseCode)> {
     let code = rejection.close_code(route.plan.unauthorized_code);
     let code = code.filter(|_| route.rejects_by_close)?;
-    Some((switching(upgrade?.accept_to_close()), code))
+    let upgrade = upgrade?;
+    Some((switching(upgrade, upgrade.accept_to_close(), route), code))
 }
 
-fn switching(headers: HeaderMap) -> Response<Body> {
+fn switching(upgrade: &UpgradeRequest, headers: HeaderMap, route: &Route) -> Response<Body> {
     let mut response = Response::new(Body::from(Bytes::new()));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.status_mut() = upgrade.http().status_of_success();
     *response.headers_mut() = headers;
+    response.extensions_mut().insert(SlowConsumer(route.plan.slow_consumer));
     response
 }
 
@@ -136,6 +141,10 @@ async fn shake(
     let sticky = Sticky::of(parts, facts.scheme, facts.client, &claim, &route.cluster);
     let opened = match route.cluster.connect(&admission, sticky.wish(), outgoing, &offer).await? {
         Connected::Open(opened) => opened,
+        Connected::Refused(answer, _) if is_taken_for_success(answer.status(), upgrade.http()) => {
+            let fault = format!("a {} where a 101 was due", answer.status().as_u16());
+            return Err(Rejection::UpstreamInvalid(fault));
+        }
         Connected::Refused(answer, lease) => {
             admission.settle();
             attempt.refused_by_upstream(answer.status().as_u16());
@@ -162,12 +171,9 @@ async fn shake(
     attempt.done();
     let instead = token::chosen(upgrade.subprotocols()).filter(|_| !carriers.is_empty());
     let answer = opened.answer.or_subprotocol(instead);
-    let mut response = switching(client_headers(
-        &opened.head.headers,
-        &upgrade.accept(),
-        &answer,
-        &route.response_headers,
-    ));
+    let upstreams = &opened.head.headers;
+    let headers = client_headers(upstreams, upgrade.accept(), &answer, &route.response_headers);
+    let mut response = switching(upgrade, headers, route);
     append_cookie(response.headers_mut(), sticky.cookie(opened.lease.endpoint()));
     let upstream = Entrance {
         leg: opened.leg,
@@ -190,9 +196,16 @@ async fn shake(
         plan,
         route,
         downstream,
+        http: upgrade.http(),
         took,
     };
     Ok((response, Some(prepared)))
+}
+
+/// An extended CONNECT takes any 2xx for the beginning of its WebSocket (RFC 8441 §5, RFC 9110
+/// §9.3.6), so that of an upstream that did not upgrade cannot be passed on.
+fn is_taken_for_success(status: StatusCode, http: Http) -> bool {
+    http == Http::Two && status.is_success()
 }
 
 /// What has changed since the request came: the plan of its route as it is now, or a refusal
@@ -279,6 +292,7 @@ struct Prepared {
     plan: Arc<Plan>,
     route: Arc<Route>,
     downstream: Rc<Downstream>,
+    http: Http,
     /// From the request's head to its 101.
     took: Duration,
 }
@@ -286,10 +300,11 @@ struct Prepared {
 impl Prepared {
     /// Waits for the 101 to be written; the tunnel is a task of its own, so that nothing of the
     /// handshake lives as long as it does.
-    async fn run(self, worker: Rc<Worker>, on_upgrade: OnUpgrade) {
+    async fn run(self, worker: Rc<Worker>, on_upgrade: OnUpgrade, hold: Option<mux::Hold>) {
         match on_upgrade.await {
             Ok(upgraded) => {
-                tokio::task::spawn_local(self.live(&worker, upgraded));
+                let (leg, early) = into_leg(upgraded, hold);
+                tokio::task::spawn_local(self.live(&worker, leg, early));
             }
             Err(_) => {
                 let outcome = Outcome::ClientGone.as_str();
@@ -300,14 +315,12 @@ impl Prepared {
         }
     }
 
-    fn live(self, worker: &Rc<Worker>, upgraded: Upgraded) -> Life {
+    fn live(self, worker: &Rc<Worker>, leg: Leg, early: Bytes) -> Life {
         let Prepared { upstream, lease, admission, expires, question, seat, .. } = self;
         let (about, plan, route, downstream) = (self.about, self.plan, self.route, self.downstream);
-        let parts =
-            upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP over a Stream");
         let client_end = Entrance {
-            leg: parts.io.into_inner().into_leg(),
-            early: unpinned(&parts.read_buf),
+            leg,
+            early,
             deflate: upstream.deflate,
             check_utf8: upstream.check_utf8,
             rates: admission.rates(),
@@ -340,10 +353,21 @@ impl Prepared {
             recheck,
             _downstream: downstream,
             about,
+            http: self.http,
         };
         life.log_opened();
         life
     }
+}
+
+/// The client's side of a tunnel, and what it has sent already. A stream of HTTP/2 has a `hold`.
+fn into_leg(upgraded: Upgraded, hold: Option<mux::Hold>) -> (Leg, Bytes) {
+    if let Some(hold) = hold {
+        return (Leg::Mux(Mux::new(upgraded, hold)), Bytes::new());
+    }
+    let parts =
+        upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP/1.1 over a Stream");
+    (parts.io.into_inner().into_leg(), unpinned(&parts.read_buf))
 }
 
 /// A copy that does not keep the whole of hyper's buffer alive.
@@ -366,6 +390,7 @@ struct Life {
     /// Its place at its listener.
     _downstream: Rc<Downstream>,
     about: Rc<About>,
+    http: Http,
 }
 
 /// A tunnel that is counted among those that live.
@@ -406,7 +431,8 @@ impl Life {
     fn log_opened(&self) {
         let (id, client) = (self.seat.id(), self.about.client);
         let (route, endpoint) = (&*self.about.route, &**self.lease.endpoint().label());
-        debug!(%id, %client, subject = self.subject(), route, endpoint, "tunnel opened");
+        let (subject, protocol) = (self.subject(), self.http.as_str());
+        debug!(%id, %client, subject, route, endpoint, protocol, "tunnel opened");
     }
 
     fn subject(&self) -> Option<String> {
@@ -423,10 +449,11 @@ impl Life {
         let rtt_ms = report.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0);
         let (reason, by) = (report.ending.reason.as_str(), report.ending.reason.by());
         let (close_sent, code) = (close_sent(report), report.code);
+        let protocol = self.http.as_str();
         macro_rules! line {
             ($level:ident) => {
                 $level!(
-                    %id, %client, subject, route, endpoint, duration_ms,
+                    %id, %client, subject, route, endpoint, protocol, duration_ms,
                     frames_upstream, frames_downstream, bytes_upstream, bytes_downstream, rtt_ms,
                     reason, by = by.as_str(), close_sent, code, "tunnel ended"
                 )

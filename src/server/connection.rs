@@ -1,16 +1,18 @@
-//! One client's connection until it is a tunnel or closed: TLS, then HTTP/1.1 by hyper.
+//! One client's connection until it is a tunnel or closed: the PROXY header where one is due, TLS,
+//! then HTTP by hyper: HTTP/1.1, or HTTP/2, of which [`http2`] has what is its own.
 //!
 //! hyper answers requests; the clock is kept here, since it differs between a first head, a later
 //! one, an idle connection and an answer that its reader does not take.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -21,76 +23,131 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, info};
 
+use super::http2;
 use super::listener::{Accepted, Listener};
+use super::occupancy::Occupant;
 use super::slots::Slot;
 use crate::ending::Blame;
 use crate::metrics::{NO_ROUTE, TlsFailure};
+use crate::net::proxy_protocol::{self, Origin};
 use crate::net::{Stream, Watch, tls};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
 use crate::proxy::{Downstream, HasFragment, SlowConsumer, Worker, call};
 use crate::upstream::Upload;
+use crate::ws::handshake::Http;
 
 /// How long what is said last may take to write.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long an answer of the edge's own may wait for its reader.
+const UNREAD: Option<Duration> = Some(Duration::from_secs(60));
+/// How many more requests may be given up than were answered. A page that is left takes what it
+/// had asked for with it; a hundred times in a row nobody means it (CVE-2023-44487).
+const GIVEN_UP: usize = 100;
 
 /// Serves a connection to its end, or until a tunnel takes it over.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let Accepted { socket, peer, listener, slot, occupant } = accepted;
     let evicted = slot.evicted();
     let accepted = tokio::select! {
-        stream = accept(&listener, socket) => stream,
+        stream = accept(&worker, &listener, socket, peer) => stream,
         () = evicted.notified() => Err(io::Error::other("it had to make room for another")),
     };
-    let stream = match accepted {
-        Ok(stream) => stream,
+    let (stream, ends) = match accepted {
+        Ok(accepted) => accepted,
         Err(error) => return debug!(%peer, %error, "connection ended before a request"),
     };
-    let exchanges = Rc::new(Exchanges::new(slot, stream.watch()));
+    let http = if stream.speaks_http2() { Http::Two } else { Http::One };
+    let exchanges = Rc::new(Exchanges::new(http, slot, occupant, stream.watch()));
     let downstream = Rc::new(Downstream {
-        peer,
-        local: listener.local,
+        peer: ends.peer,
+        local: ends.local,
         listener: listener.config.listen,
         scheme: if listener.acceptor.is_some() { Scheme::Https } else { Scheme::Http },
         uri_limit: listener.config.limits.uri,
-        hold: Box::new((exchanges.clone(), occupant)),
+        hold: Box::new(exchanges.clone()),
     });
-    Served { worker, downstream, exchanges, listener }.run(stream).await;
+    let served = Served { worker, downstream, exchanges, listener };
+    match http {
+        Http::One => served.run(stream).await,
+        Http::Two => Box::pin(http2::run(Rc::new(served), stream)).await,
+    }
 }
 
-/// The stream that HTTP is spoken on.
-async fn accept(listener: &Listener, socket: std::net::TcpStream) -> io::Result<Stream> {
-    let socket = TcpStream::from_std(socket)?;
-    let Some(acceptor) = &listener.acceptor else { return Ok(Stream::tcp(socket)) };
-    let (failure, error) =
-        match timeout(listener.config.timeouts.tls, acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => (tls::failure(&error), error),
-            Err(_) => (TlsFailure::Timeout, io::ErrorKind::TimedOut.into()),
-        };
+/// The two ends of a connection as the client knows them.
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+/// The stream that HTTP is spoken on, and whose it is.
+async fn accept(
+    worker: &Worker,
+    listener: &Listener,
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(Stream, Ends)> {
+    let mut socket = TcpStream::from_std(socket)?;
+    let timeouts = &listener.config.timeouts;
+    // One deadline for the header and TLS together.
+    let limit = if listener.acceptor.is_some() { timeouts.tls } else { timeouts.header };
+    let deadline = Instant::now() + limit;
+    let mut ends = Ends { peer, local: listener.local };
+    if listener.config.proxy_protocol {
+        let said = timeout_at(deadline, introduced(worker, &mut socket, peer)).await;
+        match said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(Origin::Client { source, destination }) => {
+                ends = Ends { peer: source, local: destination };
+            }
+            Ok(Origin::Socket) => {}
+            Err(error) => {
+                listener.slots.count_error();
+                info!(%peer, detail = %error, "connection without a PROXY header closed");
+                return Err(error);
+            }
+        }
+    }
+    let Some(acceptor) = &listener.acceptor else { return Ok((Stream::tcp(socket), ends)) };
+    let (failure, error) = match timeout_at(deadline, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Ok((stream, ends)),
+        Ok(Err(error)) => (tls::failure(&error), error),
+        Err(_) => (TlsFailure::Timeout, io::ErrorKind::TimedOut.into()),
+    };
     listener.slots.tallies.tls_failures(failure).add(1);
     Err(error)
 }
 
-struct Served {
-    worker: Rc<Worker>,
-    downstream: Rc<Downstream>,
-    exchanges: Rc<Exchanges>,
-    listener: Arc<Listener>,
+/// What the PROXY header says, which only a trusted proxy may send.
+async fn introduced(
+    worker: &Worker,
+    socket: &mut TcpStream,
+    peer: SocketAddr,
+) -> io::Result<Origin> {
+    if !worker.snapshot().trusts(peer.ip()) {
+        return Err(io::Error::other("its peer is not in trusted_proxies"));
+    }
+    proxy_protocol::read(socket).await
+}
+
+pub(super) struct Served {
+    pub(super) worker: Rc<Worker>,
+    pub(super) downstream: Rc<Downstream>,
+    pub(super) exchanges: Rc<Exchanges>,
+    pub(super) listener: Arc<Listener>,
 }
 
 /// How HTTP on a connection came to its end.
-enum End {
+pub(super) enum End {
     /// Upgraded, closed by the client, or closed after an answer.
     Done,
     Failed(hyper::Error),
     /// The time for a head was up.
     HeadTimeout,
-    /// Idle for long, unread for long, or in the way of another.
+    /// Idle for long, unread for long, in the way of another, or up to no good.
     Dropped,
 }
 
@@ -122,7 +179,7 @@ impl Served {
     }
 
     /// Polls HTTP and keeps its clock.
-    async fn drive<C>(&self, connection: &mut C) -> End
+    pub(super) async fn drive<C>(&self, connection: &mut C) -> End
     where
         C: Future<Output = hyper::Result<()>> + Graceful + Unpin,
     {
@@ -133,7 +190,7 @@ impl Served {
         let mut evicted = pin!(evicted.notified());
         let mut timer = pin!(sleep_until(Instant::now()));
         poll_fn(|cx| {
-            if evicted.as_mut().poll(cx).is_ready() {
+            if evicted.as_mut().poll(cx).is_ready() || self.exchanges.overdone(cx) {
                 return Poll::Ready(End::Dropped);
             }
             if let Poll::Ready(end) = poll_connection(connection, cx) {
@@ -142,6 +199,7 @@ impl Served {
             // Behind the first read: a request that has arrived is still answered.
             if !told && drained.as_mut().poll(cx).is_ready() {
                 told = true;
+                self.exchanges.told.set(Some(Instant::now()));
                 connection.finish();
                 if let Poll::Ready(end) = poll_connection(connection, cx) {
                     return Poll::Ready(end);
@@ -162,7 +220,11 @@ impl Served {
         let timeouts = &self.listener.config.timeouts;
         match self.exchanges.observe(now) {
             Stage::Head(since) => Some((since + timeouts.header, End::HeadTimeout)),
-            Stage::Idle(since) => Some((since + timeouts.keepalive, End::Dropped)),
+            Stage::Idle(since) => {
+                let told = self.exchanges.told.get().map(|told| told.max(since) + LAST_WORDS);
+                let kept = since + timeouts.keepalive;
+                Some((told.map_or(kept, |told| told.min(kept)), End::Dropped))
+            }
             Stage::Busy => None,
             Stage::Unread(since) => {
                 self.exchanges.patience.get().map(|patience| (since + patience, End::Dropped))
@@ -181,8 +243,7 @@ impl Served {
         let request = Upload::of(request, exchange.clone());
         let response = call(self.worker.clone(), self.downstream.clone(), request).await;
         exchange.upgrades.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
-        let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
-        self.exchanges.patience.set(patience.unwrap_or(Some(Duration::from_secs(60))));
+        self.exchanges.answered(&response);
         Ok(response.map(|body| Tracked { body, _exchange: exchange }))
     }
 
@@ -245,7 +306,7 @@ fn on_the_wire(response: Response<bytes::Bytes>) -> BytesMut {
 }
 
 /// What hyper calls the graceful shutdown of a connection.
-trait Graceful {
+pub(super) trait Graceful {
     /// Answers what is under way, and takes no further request.
     fn finish(&mut self);
 }
@@ -274,31 +335,88 @@ enum Stage {
 }
 
 /// The requests of one connection.
-struct Exchanges {
+pub(super) struct Exchanges {
+    http: Http,
     slot: Slot,
+    occupant: Occupant,
     watch: Arc<Watch>,
     stage: Cell<Stage>,
+    /// Under way at once: in HTTP/1.1 one at most.
+    open: Cell<usize>,
+    /// Requests that their client gave up before the answer, less those that were answered.
+    given_up: Cell<usize>,
     head_begun: Cell<bool>,
     /// How long an answer may wait for its reader.
     patience: Cell<Option<Duration>>,
+    /// When the client was told to make no further requests.
+    told: Cell<Option<Instant>>,
+    /// Of the task that drives the connection: in HTTP/2 exchanges end in tasks of their own.
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Exchanges {
-    fn new(slot: Slot, watch: Arc<Watch>) -> Exchanges {
+    fn new(http: Http, slot: Slot, occupant: Occupant, watch: Arc<Watch>) -> Exchanges {
         watch.expect_first_line();
         Exchanges {
+            http,
             slot,
+            occupant,
             watch,
             stage: Cell::new(Stage::Head(Instant::now())),
+            open: Cell::new(0),
+            given_up: Cell::new(0),
             head_begun: Cell::new(false),
             patience: Cell::new(None),
+            told: Cell::new(None),
+            waker: RefCell::new(None),
         }
     }
 
-    fn begin(self: &Rc<Exchanges>) -> Rc<Exchange> {
+    pub(super) fn begin(self: &Rc<Exchanges>) -> Rc<Exchange> {
         self.slot.set_busy();
         self.stage.set(Stage::Busy);
+        self.open.set(self.open.get() + 1);
+        self.occupant.weigh(self.open.get());
         Rc::new(Exchange { of: self.clone(), upgrades: Cell::new(false) })
+    }
+
+    pub(super) fn answered<B>(&self, response: &Response<B>) {
+        let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
+        self.patience.set(patience.unwrap_or(UNREAD));
+        self.given_up.set(self.given_up.get().saturating_sub(1));
+    }
+
+    /// A request was given up before its answer.
+    pub(super) fn gave_up(&self) {
+        self.given_up.set(self.given_up.get() + 1);
+        self.wake();
+    }
+
+    /// Whether the client has asked too much for nothing; has `cx` woken when that may change.
+    fn overdone(&self, cx: &Context<'_>) -> bool {
+        if self.http == Http::Two {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
+        self.given_up.get() > GIVEN_UP
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn ended(&self) {
+        self.open.set(self.open.get() - 1);
+        self.occupant.weigh(self.open.get());
+        if self.open.get() == 0 {
+            self.head_begun.set(false);
+            self.watch.take_read();
+            self.watch.expect_first_line();
+            self.stage.set(Stage::Idle(Instant::now()));
+            self.slot.set_idle();
+        }
+        self.wake();
     }
 
     /// Takes in what the stream saw since the last look.
@@ -306,7 +424,8 @@ impl Exchanges {
         let watch = &self.watch;
         let (read, wrote) = (watch.take_read(), watch.take_wrote());
         let stage = match self.stage.get() {
-            Stage::Idle(_) if read => Stage::Head(now),
+            // Of what HTTP/2 brings only a new stream begins anything.
+            Stage::Idle(_) if read && self.http == Http::One => Stage::Head(now),
             Stage::Busy if watch.is_blocked() => Stage::Unread(now),
             Stage::Unread(_) if wrote && watch.is_blocked() => Stage::Unread(now),
             Stage::Unread(_) if !watch.is_blocked() => Stage::Busy,
@@ -321,7 +440,7 @@ impl Exchanges {
 }
 
 /// A request under way; dropping it, with the bodies of both request and answer, ends it.
-struct Exchange {
+pub(super) struct Exchange {
     of: Rc<Exchanges>,
     /// Its answer is a 101: the connection is never idle again.
     upgrades: Cell<bool>,
@@ -329,14 +448,9 @@ struct Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.upgrades.get() {
-            return;
+        if !self.upgrades.get() {
+            self.of.ended();
         }
-        self.of.head_begun.set(false);
-        self.of.watch.take_read();
-        self.of.watch.expect_first_line();
-        self.of.stage.set(Stage::Idle(Instant::now()));
-        self.of.slot.set_idle();
     }
 }
 

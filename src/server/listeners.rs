@@ -140,7 +140,9 @@ impl Bound {
         if before.config == *config && self.files == files {
             return Ok(before.clone());
         }
-        let unchanged = before.config.tls == config.tls && self.files == files;
+        let unchanged = before.config.tls == config.tls
+            && before.config.http2 == config.http2
+            && self.files == files;
         let acceptor = if unchanged { before.acceptor.clone() } else { valid_acceptor(config)? };
         let (slots, local) = (before.slots.clone(), before.local);
         Ok(Arc::new(Listener { config: config.clone(), acceptor, slots, local }))
@@ -181,9 +183,11 @@ fn valid_acceptor(config: &config::Listener) -> Result<Option<Acceptor>, BindErr
 }
 
 fn acceptor(config: &config::Listener) -> Result<Option<Acceptor>, BindError> {
-    let acceptor = config.tls.as_ref().map(Acceptor::new).transpose();
+    let Some(tls) = &config.tls else { return Ok(None) };
     let address = config.listen;
-    acceptor.map_err(|fault| BindError::Tls { address, fault: Box::new(fault) })
+    let acceptor =
+        Acceptor::new(tls).map_err(|fault| BindError::Tls { address, fault: Box::new(fault) })?;
+    Ok(Some(if config.http2 { acceptor.offering_http2() } else { acceptor }))
 }
 
 /// What the files of a listener hold, as far as it matters whether that has changed.

@@ -5,6 +5,7 @@
 //! [`Running::run`] serves until it is told to stop and returns when nothing is left.
 
 mod connection;
+mod http2;
 mod listener;
 mod listeners;
 mod occupancy;

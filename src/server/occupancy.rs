@@ -1,6 +1,7 @@
 //! Who is here: connections for each worker, to spread new ones, and in all, to know when the
 //! last has gone.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,7 +36,7 @@ impl Occupancy {
     /// Counts what is no connection but must be waited for.
     pub fn enter(self: &Arc<Occupancy>, worker: Option<usize>) -> Occupant {
         self.all.fetch_add(1, Ordering::Relaxed);
-        Occupant { occupancy: self.clone(), worker }
+        Occupant { occupancy: self.clone(), worker, weight: Cell::new(1) }
     }
 
     pub fn connections(&self) -> usize {
@@ -59,9 +60,24 @@ impl Occupancy {
 pub struct Occupant {
     occupancy: Arc<Occupancy>,
     worker: Option<usize>,
+    /// As how many connections it counts.
+    weight: Cell<usize>,
 }
 
 impl Occupant {
+    /// From now on it counts for its worker as that many connections, and one at least: a stream
+    /// of HTTP/2 is as much work as a connection.
+    pub fn weigh(&self, streams: usize) {
+        let Some(worker) = self.worker else { return };
+        let (before, after) = (self.weight.get(), streams.max(1));
+        let worker = &self.occupancy.workers[worker];
+        match after.checked_sub(before) {
+            Some(more) => worker.fetch_add(more, Ordering::Relaxed),
+            None => worker.fetch_sub(before - after, Ordering::Relaxed),
+        };
+        self.weight.set(after);
+    }
+
     /// The worker it was seated at.
     pub fn worker(&self) -> Option<usize> {
         self.worker
@@ -71,7 +87,7 @@ impl Occupant {
 impl Drop for Occupant {
     fn drop(&mut self) {
         if let Some(worker) = self.worker {
-            self.occupancy.workers[worker].fetch_sub(1, Ordering::Relaxed);
+            self.occupancy.workers[worker].fetch_sub(self.weight.get(), Ordering::Relaxed);
         }
         if self.occupancy.all.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.occupancy.empty.notify_one();
@@ -91,6 +107,10 @@ mod tests {
         for worker in 0..3 {
             assert_eq!(seated.iter().filter(|one| one.worker() == Some(worker)).count(), 3);
         }
+        seated[0].weigh(10);
+        assert_eq!(occupancy.seat(1).worker(), Some(0), "streams count as connections do");
+        seated[0].weigh(0);
+        assert_eq!(occupancy.connections(), 9);
         drop(seated);
         assert_eq!(occupancy.connections(), 0);
     }

@@ -13,7 +13,7 @@ use super::backlog::Backlog;
 use super::meter::Meter;
 use crate::ending::Side;
 use crate::metrics::Level;
-use crate::net::Leg;
+use crate::net::{Leg, Wire};
 use crate::ws::ControlFrame;
 
 /// A worker's share of `backlog_total`, and what its tunnels have of it.
@@ -109,7 +109,7 @@ impl Outlet {
     pub(super) fn accept(
         &mut self,
         plain: &[u8],
-        out: &mut Vec<u8>,
+        out: &mut Wire,
         now: Instant,
         cx: &mut Context<'_>,
     ) {
@@ -122,11 +122,11 @@ impl Outlet {
     }
 
     /// Says that all was said, by TLS's close_notify.
-    pub(super) fn end_tls(&mut self, out: &mut Vec<u8>, now: Instant, cx: &mut Context<'_>) {
+    pub(super) fn end_tls(&mut self, out: &mut Wire, now: Instant, cx: &mut Context<'_>) {
         let Some(leg) = &mut self.leg else { return };
         out.clear();
         match leg.seal_end(out) {
-            Ok(()) => self.put(out, now, cx),
+            Ok(()) => self.put(out.bytes(), now, cx),
             Err(_) => self.abandon(),
         }
     }
@@ -216,7 +216,7 @@ impl<'t> Boundary<'t> {
     pub(super) fn send(
         self,
         frame: &ControlFrame,
-        out: &mut Vec<u8>,
+        out: &mut Wire,
         now: Instant,
         cx: &mut Context<'_>,
     ) {
@@ -229,7 +229,7 @@ impl<'t> Boundary<'t> {
         self,
         frame: &ControlFrame,
         mask: Option<[u8; 4]>,
-        out: &mut Vec<u8>,
+        out: &mut Wire,
         now: Instant,
         cx: &mut Context<'_>,
     ) {

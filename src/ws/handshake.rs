@@ -11,17 +11,52 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request, response};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, request, response,
+};
+use hyper::ext::Protocol;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::extensions::{Deflate, ExtensionFault, NotAList, Offers};
 use super::fields;
 
-/// A client's request that may be answered with a 101 (RFC 6455 §4.2.1).
+/// Which HTTP a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    One,
+    /// There a WebSocket is a stream, begun by an extended CONNECT (RFC 8441).
+    Two,
+}
+
+impl Http {
+    pub fn of(version: Version) -> Http {
+        if version == Version::HTTP_2 { Http::Two } else { Http::One }
+    }
+
+    /// As ALPN names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Http::One => "http/1.1",
+            Http::Two => "h2",
+        }
+    }
+
+    /// The status by which a WebSocket begins (RFC 6455 §4.2.2, RFC 8441 §5).
+    pub fn status_of_success(self) -> StatusCode {
+        match self {
+            Http::One => StatusCode::SWITCHING_PROTOCOLS,
+            Http::Two => StatusCode::OK,
+        }
+    }
+}
+
+/// A client's request that may be answered with a 101 (RFC 6455 §4.2.1), or with the 200 that
+/// stands for it in HTTP/2 (RFC 8441 §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeRequest {
-    key: Key,
+    /// In HTTP/2 there is none.
+    key: Option<Key>,
     subprotocols: Vec<String>,
     extensions: Offers,
 }
@@ -34,27 +69,35 @@ impl UpgradeRequest {
     /// another hop). What asks and cannot be granted is malformed, or of another version.
     pub fn parse(parts: &request::Parts) -> Result<UpgradeRequest, NotUpgrade> {
         let headers = &parts.headers;
-        if !asks_for_websocket(headers) {
+        if !asks_for_websocket(parts.version, &parts.extensions, headers) {
             return Err(NotUpgrade::PlainHttp);
         }
-        if parts.method != Method::GET {
+        let http = Http::of(parts.version);
+        if http == Http::One && parts.method != Method::GET {
             return Err(Malformed::Method.into());
         }
-        if parts.version != Version::HTTP_11 {
+        if http == Http::One && parts.version != Version::HTTP_11 {
             return Err(Malformed::HttpVersion.into());
         }
         no_body(headers)?;
         version_13(headers)?;
         Ok(UpgradeRequest {
-            key: key(headers)?,
+            key: match http {
+                Http::One => Some(key(headers)?),
+                Http::Two => None,
+            },
             subprotocols: subprotocols(headers)?,
             extensions: Offers::parse(headers)?,
         })
     }
 
-    /// The `Sec-WebSocket-Accept` that answers this client.
-    pub fn accept(&self) -> HeaderValue {
-        self.key.accept()
+    pub fn http(&self) -> Http {
+        if self.key.is_some() { Http::One } else { Http::Two }
+    }
+
+    /// The `Sec-WebSocket-Accept` that answers this client; none in HTTP/2.
+    pub fn accept(&self) -> Option<HeaderValue> {
+        self.key.as_ref().map(Key::accept)
     }
 
     /// The subprotocols in the client's order of preference; no two are the same.
@@ -66,12 +109,11 @@ impl UpgradeRequest {
         &self.extensions
     }
 
-    /// The fields of a 101 for a connection that is closed at once: with the first subprotocol,
-    /// since a browser that offered some must get one, and no extension.
+    /// The fields of an answer for a connection that is closed at once: with the first
+    /// subprotocol, since a browser that offered some must get one, and no extension.
     pub fn accept_to_close(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        write_upgrade(&mut headers);
-        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept());
+        write_accept(self.accept(), &mut headers);
         if let Some(first) = self.subprotocols.first() {
             let first = HeaderValue::try_from(first).expect("tokens are visible ASCII");
             headers.insert(SEC_WEBSOCKET_PROTOCOL, first);
@@ -129,9 +171,19 @@ pub enum Malformed {
     Extensions,
 }
 
-/// Whether a request asks for a WebSocket, well or badly.
-pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    fields::names(headers, &UPGRADE, "websocket") && fields::names(headers, &CONNECTION, "upgrade")
+/// Whether a request asks for a WebSocket, well or badly: by `Upgrade` and `Connection`, and in
+/// HTTP/2, which has neither, by `:protocol` (RFC 8441 §4, where its method is CONNECT).
+pub fn asks_for_websocket(version: Version, extensions: &Extensions, headers: &HeaderMap) -> bool {
+    match Http::of(version) {
+        Http::One => {
+            fields::names(headers, &UPGRADE, "websocket")
+                && fields::names(headers, &CONNECTION, "upgrade")
+        }
+        Http::Two => {
+            let named = extensions.get::<Protocol>().map(Protocol::as_str);
+            named.is_some_and(|name| name.eq_ignore_ascii_case("websocket"))
+        }
+    }
 }
 
 /// Bytes of a body could not be told from the first frames.
@@ -296,10 +348,9 @@ impl Answer {
         self.extensions.is_some()
     }
 
-    /// Sets the handshake's own fields of the 101 to the client whose accept this is (§4.2.2).
-    pub fn write(&self, accept: &HeaderValue, headers: &mut HeaderMap) {
-        write_upgrade(headers);
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
+    /// Sets the handshake's own fields of the answer to the client whose accept this is (§4.2.2).
+    pub fn write(&self, accept: Option<HeaderValue>, headers: &mut HeaderMap) {
+        write_accept(accept, headers);
         if let Some(subprotocol) = &self.subprotocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
         }
@@ -324,6 +375,14 @@ pub enum AnswerFault {
     SubprotocolNotOffered(String),
     #[error(transparent)]
     Extensions(#[from] ExtensionFault),
+}
+
+/// RFC 8441 §5: HTTP/2 has neither an upgrade nor a key to accept.
+fn write_accept(accept: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if let Some(accept) = accept {
+        write_upgrade(headers);
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
 }
 
 fn write_upgrade(headers: &mut HeaderMap) {
@@ -383,7 +442,7 @@ mod tests {
             ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits"),
         ]);
         let upgrade = UpgradeRequest::parse(&parts).unwrap();
-        assert_eq!(upgrade.accept(), ACCEPT);
+        assert_eq!(upgrade.accept().unwrap(), ACCEPT);
         assert_eq!(upgrade.subprotocols(), ["chat", "superchat", "Chat"]);
         assert!(!upgrade.extensions().is_empty());
     }
@@ -483,12 +542,29 @@ mod tests {
             plain.method = method;
             assert_eq!(UpgradeRequest::parse(&plain), Err(NotUpgrade::PlainHttp));
         }
-        for version in [Version::HTTP_09, Version::HTTP_10, Version::HTTP_2] {
+        for version in [Version::HTTP_09, Version::HTTP_10] {
             let mut parts = changed(&[]);
             parts.version = version;
             let verdict = UpgradeRequest::parse(&parts);
             assert_eq!(verdict, Err(NotUpgrade::Malformed(Malformed::HttpVersion)), "{version:?}");
         }
+    }
+
+    #[test]
+    fn an_extended_connect_asks_without_a_key_and_is_answered_without_an_accept() {
+        let connect = |protocol: &'static str, version: &'static str| {
+            let mut parts = request(&[]);
+            (parts.method, parts.version) = (Method::CONNECT, Version::HTTP_2);
+            parts.headers.clear();
+            parts.headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(version));
+            parts.extensions.insert(Protocol::from_static(protocol));
+            UpgradeRequest::parse(&parts)
+        };
+        let upgrade = connect("websocket", "13").unwrap();
+        assert_eq!((upgrade.http(), upgrade.accept()), (Http::Two, None));
+        assert!(upgrade.accept_to_close().is_empty());
+        assert_eq!(connect("websocket", "8"), Err(NotUpgrade::WrongVersion));
+        assert_eq!(connect("connect-udp", "13"), Err(NotUpgrade::PlainHttp));
     }
 
     fn offer() -> Offer {
@@ -514,7 +590,7 @@ mod tests {
             parts
         };
         let read = UpgradeRequest::parse(&parts).unwrap();
-        assert_eq!(read.offer(read.key.clone()), offer());
+        assert_eq!(read.offer(read.key.clone().unwrap()), offer());
     }
 
     #[test]
@@ -606,7 +682,7 @@ mod tests {
             ("sec-websocket-extensions", "permessage-deflate;server_max_window_bits=12"),
         ]));
         let mut headers = HeaderMap::new();
-        agreed.unwrap().write(&HeaderValue::from_static("client's"), &mut headers);
+        agreed.unwrap().write(Some(HeaderValue::from_static("client's")), &mut headers);
         assert_eq!(headers[SEC_WEBSOCKET_ACCEPT], "client's");
         assert_eq!(headers[SEC_WEBSOCKET_PROTOCOL], "chat");
         let extensions = &headers[SEC_WEBSOCKET_EXTENSIONS];

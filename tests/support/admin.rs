@@ -31,12 +31,15 @@ impl Edge {
         let fits =
             |line: &super::Line| line["message"] == "admin listening" && line["probes"] == probes;
         let line = self.wait_for_log(fits).await;
-        let address = line["address"].as_str().expect("a line has its address").to_owned();
-        Admin { address, fields: Vec::new() }
+        Admin::at(line["address"].as_str().expect("a line has its address"))
     }
 }
 
 impl Admin {
+    pub fn at(address: impl ToString) -> Admin {
+        Admin { address: address.to_string(), fields: Vec::new() }
+    }
+
     /// The same, with one more header field in every request.
     pub fn with(&self, name: &str, value: &str) -> Admin {
         let mut with = self.clone();

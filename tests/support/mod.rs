@@ -15,6 +15,7 @@ mod http;
 mod peer;
 mod program;
 mod server;
+mod streams;
 mod tls;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,7 @@ pub use http::{KEY, Message, Upgrade, accept_of};
 pub use peer::{End, Event, Peer, Reader, Writer};
 pub use program::{Ended, Program, has_packages, node, run, wsgate};
 pub use server::{Manner, Server};
+pub use streams::{Answer, Over, Stream, Streams, connect, connect_with};
 pub use tls::{Authority, Pair, authority, client_config, connect_tls};
 
 /// How long a test waits for what must happen soon. Long, because the machine may be busy.
