@@ -157,7 +157,9 @@ async fn count(more: More) -> anyhow::Result<Figures> {
                 let parts = of_one(&base, &counts, times);
                 match tool {
                     Tool::Callgrind => {
-                        figures.instructions.extend(parts.into_values().map(|it| (row.clone(), it)))
+                        figures
+                            .instructions
+                            .extend(parts.into_values().map(|it| (row.clone(), it)));
                     }
                     Tool::Strace => drop(figures.system_calls.insert(row, parts)),
                 }

@@ -24,7 +24,7 @@ pub enum Leg {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<Session>),
-    Mux(Mux),
+    Mux(Box<Mux>),
 }
 
 impl Leg {

@@ -370,7 +370,7 @@ impl Prepared {
 /// The client's side of a tunnel, and what it has sent already. A stream of HTTP/2 has a `hold`.
 fn into_leg(upgraded: Upgraded, hold: Option<mux::Hold>) -> (Leg, Bytes) {
     if let Some(hold) = hold {
-        return (Leg::Mux(Mux::new(upgraded, hold)), Bytes::new());
+        return (Leg::Mux(Box::new(Mux::new(upgraded, hold))), Bytes::new());
     }
     let parts =
         upgraded.downcast::<TokioIo<Stream>>().expect("a listener serves HTTP/1.1 over a Stream");
