@@ -134,14 +134,18 @@ async fn the_client_that_it_names_is_the_one_of_networks_and_logs() {
 async fn forwarding_headers_are_believed_of_a_proxy_that_the_header_names_and_of_no_other() {
     let backend = Backend::tcp().await;
     let edge = config(&backend).start().await;
-    for (source, forwarded) in [("192.0.2.7", "192.0.2.7"), ("127.0.0.9", "203.0.113.9, 127.0.0.9")]
-    {
-        let header = format!("PROXY TCP4 {source} 198.51.100.1 4711 8443\r\n");
+    let named = |source: &str| format!("PROXY TCP4 {source} 198.51.100.1 4711 8443\r\n");
+    let nobody = String::from_utf8(UNKNOWN.to_vec()).expect("text");
+    for (header, forwarded) in [
+        (named("192.0.2.7"), "192.0.2.7"),
+        (named("127.0.0.9"), "203.0.113.9, 127.0.0.9"),
+        (nobody, "127.0.0.1"),
+    ] {
         let mut client = behind(&edge, header.as_bytes()).await;
         let request = Upgrade::to("/").add("X-Forwarded-For", "203.0.113.9");
         client.send(&request.bytes()).await;
         let request = backend.accept().await;
-        assert_eq!(request.head.header("x-forwarded-for"), Some(forwarded), "{source}");
+        assert_eq!(request.head.header("x-forwarded-for"), Some(forwarded), "{header}");
     }
 }
 

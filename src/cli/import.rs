@@ -47,7 +47,7 @@ fn told(result: Result<Imported, ImportFault>) -> ExitCode {
     let imported = match result {
         Ok(imported) => imported,
         Err(fault) => {
-            eprintln!("error: {fault}");
+            eprintln!("error: {}", printable(&fault.to_string()));
             return ExitCode::from(2);
         }
     };
@@ -55,12 +55,18 @@ fn told(result: Result<Imported, ImportFault>) -> ExitCode {
         return fail(&error);
     }
     for note in &imported.notes {
-        eprintln!("{note}");
+        eprintln!("{}", printable(&note.to_string()));
     }
     match imported.notes.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(1),
     }
+}
+
+/// Text of a file as a terminal may have it.
+fn printable(text: &str) -> String {
+    let harmless = |it: char| if it.is_control() && it != '\n' { ' ' } else { it };
+    text.chars().map(harmless).collect()
 }
 
 fn stdin() -> Result<Vec<u8>, String> {

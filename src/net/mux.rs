@@ -25,7 +25,7 @@ use super::leg;
 /// Bytes written at once: a DATA frame of the size that every peer takes (RFC 9113 §4.2).
 const PIECE: usize = 16 << 10;
 /// How long the rest of a stream that was ended in good order may take to leave.
-const LINGER: Duration = Duration::from_secs(5);
+pub const LINGER: Duration = Duration::from_secs(5);
 
 /// What is to become of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -100,6 +100,8 @@ impl Worker {
 pub struct Downstream {
     /// Who is connected, or whom a PROXY header names.
     pub peer: SocketAddr,
+    /// What a balancer's PROXY header said of it.
+    pub told_of_peer: ToldOfPeer,
     /// The address it reached.
     pub local: SocketAddr,
     /// The listener's address as the configuration writes it.
@@ -114,9 +116,21 @@ pub struct Downstream {
 impl Downstream {
     /// The same for one of several streams of the connection, which `hold` is of.
     pub fn stream(&self, hold: impl Any) -> Rc<Downstream> {
-        let Downstream { peer, local, listener, scheme, uri_limit, hold: _ } = *self;
-        Rc::new(Downstream { peer, local, listener, scheme, uri_limit, hold: Box::new(hold) })
+        let Downstream { peer, local, listener, scheme, uri_limit, told_of_peer, hold: _ } = *self;
+        let hold = Box::new(hold);
+        Rc::new(Downstream { peer, local, listener, scheme, uri_limit, told_of_peer, hold })
     }
+}
+
+/// What is known of a peer by a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldOfPeer {
+    /// The listener takes no such header: the peer is who connected.
+    NotAsked,
+    /// The peer is whom the header named.
+    Address,
+    /// The header named nobody (LOCAL, UNKNOWN): the peer is the balancer.
+    Nothing,
 }
 
 /// How long the body of an answer may wait for its reader: an extension of the answer.
@@ -134,7 +148,12 @@ pub async fn call(
     request: Request<Upload>,
 ) -> Response<Body> {
     let snapshot = worker.snapshot();
-    let client = client_address(downstream.peer.ip(), request.headers(), &snapshot.trusted_proxies);
+    // Behind a balancer that named nobody it is anybody who writes the headers.
+    let trusted = match downstream.told_of_peer {
+        ToldOfPeer::Nothing => &[][..],
+        ToldOfPeer::NotAsked | ToldOfPeer::Address => &snapshot.trusted_proxies[..],
+    };
+    let client = client_address(downstream.peer.ip(), request.headers(), trusted);
     let id = RequestId::of(request.headers(), client, rand::random());
     let progress = request.body().progress();
     let trace = TraceId::of(request.headers());

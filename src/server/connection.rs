@@ -37,7 +37,7 @@ use crate::net::{Stream, Watch, tls};
 use crate::proxy::body::Body;
 use crate::proxy::headers::{RequestId, Scheme};
 use crate::proxy::rejection::{Outcome, Rejection};
-use crate::proxy::{Downstream, HasFragment, SlowConsumer, Worker, call};
+use crate::proxy::{Downstream, HasFragment, SlowConsumer, ToldOfPeer, Worker, call};
 use crate::upstream::Upload;
 use crate::ws::handshake::Http;
 
@@ -66,6 +66,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let downstream = Rc::new(Downstream {
         peer: ends.peer,
         local: ends.local,
+        told_of_peer: ends.told,
         listener: listener.config.listen,
         scheme: if listener.acceptor.is_some() { Scheme::Https } else { Scheme::Http },
         uri_limit: listener.config.limits.uri,
@@ -82,6 +83,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 struct Ends {
     peer: SocketAddr,
     local: SocketAddr,
+    told: ToldOfPeer,
 }
 
 /// The stream that HTTP is spoken on, and whose it is.
@@ -96,14 +98,14 @@ async fn accept(
     // One deadline for the header and TLS together.
     let limit = if listener.acceptor.is_some() { timeouts.tls } else { timeouts.header };
     let deadline = Instant::now() + limit;
-    let mut ends = Ends { peer, local: listener.local };
+    let mut ends = Ends { peer, local: listener.local, told: ToldOfPeer::NotAsked };
     if listener.config.proxy_protocol {
         let said = timeout_at(deadline, introduced(worker, &mut socket, peer)).await;
         match said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(Origin::Client { source, destination }) => {
-                ends = Ends { peer: source, local: destination };
+                ends = Ends { peer: source, local: destination, told: ToldOfPeer::Address };
             }
-            Ok(Origin::Socket) => {}
+            Ok(Origin::Socket) => ends.told = ToldOfPeer::Nothing,
             Err(error) => {
                 listener.slots.count_error();
                 info!(%peer, detail = %error, "connection without a PROXY header closed");
@@ -366,7 +368,7 @@ impl Exchanges {
             open: Cell::new(0),
             given_up: Cell::new(0),
             head_begun: Cell::new(false),
-            patience: Cell::new(None),
+            patience: Cell::new(UNREAD),
             told: Cell::new(None),
             waker: RefCell::new(None),
         }
@@ -382,7 +384,15 @@ impl Exchanges {
 
     pub(super) fn answered<B>(&self, response: &Response<B>) {
         let patience = response.extensions().get().map(|SlowConsumer(patience)| *patience);
-        self.patience.set(patience.unwrap_or(UNREAD));
+        let patience = patience.unwrap_or(UNREAD);
+        // Of several answers on a connection the most patient counts; `None` waits for ever.
+        let others = self.http == Http::Two && self.open.get() > 1;
+        let kept = match (self.patience.get(), patience) {
+            _ if !others => patience,
+            (Some(before), Some(now)) => Some(before.max(now)),
+            _ => None,
+        };
+        self.patience.set(kept);
         self.given_up.set(self.given_up.get().saturating_sub(1));
     }
 

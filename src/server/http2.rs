@@ -25,7 +25,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::connection::{End, Exchange, Exchanges, Graceful, LAST_WORDS, Served};
+use super::connection::{End, Exchange, Exchanges, Graceful, Served};
 use crate::net::{Stream, mux};
 use crate::proxy::body::Body;
 use crate::proxy::{SlowConsumer, call};
@@ -59,7 +59,7 @@ pub(super) async fn run(served: Rc<Served>, stream: Stream) {
         End::Failed(error) => debug!(%client, %error, "connection failed"),
         End::Dropped | End::HeadTimeout => {
             connection.finish();
-            let _ = timeout(LAST_WORDS, connection).await;
+            let _ = timeout(mux::LINGER, connection).await;
         }
     }
 }

@@ -69,8 +69,8 @@ pub fn top(arguments: Arguments) -> anyhow::Result<()> {
     let (order, ordered) = orders::channel(ORDERS);
     std::thread::spawn(move || runtime.block_on(keep_asking(door, news, ordered)));
     // It also has a panic give the terminal back.
-    let terminal = ratatui::try_init().context("the terminal cannot be had")?;
     let restored = Restored;
+    let terminal = ratatui::try_init().context("the terminal cannot be had")?;
     let shown = Screen { terminal, view, last: None, incoming, order }.show();
     drop(restored);
     shown

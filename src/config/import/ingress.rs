@@ -213,7 +213,7 @@ impl Import {
         tables[0].set("listen", PLAIN);
         if !self.secrets.is_empty() {
             let mut table = Table::new("[[listener]]");
-            table.say("Mount each Secret of these in a folder of its name, beside this file.");
+            table.say("Mount each Secret of these in a folder of its namespace and name, beside this file.");
             table.set("listen", TLS);
             let pair = |secret: &String| {
                 inline([
@@ -314,11 +314,22 @@ impl<'a> Ingress<'a> {
             return;
         }
         for tls in &self.spec.tls {
-            let Some(secret) = &tls.secret_name else { continue };
-            let is_name =
-                secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-            if is_name && !import.secrets.contains(secret) {
-                import.secrets.push(secret.clone());
+            let is_name = |name: &str| {
+                name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+            };
+            let secret = tls.secret_name.as_ref();
+            match secret.filter(|secret| is_name(secret) && is_name(&self.namespace)) {
+                Some(secret) => {
+                    let secret = format!("{}/{secret}", self.namespace);
+                    if !import.secrets.contains(&secret) {
+                        import.secrets.push(secret);
+                    }
+                }
+                None => {
+                    let what = format!("tls without a secretName, of {}", self.name);
+                    let instead = "add its certificate to `certificates` of the [[listener]]";
+                    import.draft.note(&self.place, what, instead);
+                }
             }
         }
         for spot in self.spots() {

@@ -135,10 +135,16 @@ fn one_fits(pattern: &[char], letter: char) -> Option<usize> {
     }
 }
 
-fn in_set(set: &[char], letter: char) -> bool {
-    match set {
-        [low, '-', high, rest @ ..] => (*low..=*high).contains(&letter) || in_set(rest, letter),
-        [one, rest @ ..] => *one == letter || in_set(rest, letter),
-        [] => false,
+fn in_set(mut set: &[char], letter: char) -> bool {
+    loop {
+        let (found, rest) = match set {
+            [low, '-', high, rest @ ..] => ((*low..=*high).contains(&letter), rest),
+            [one, rest @ ..] => (*one == letter, rest),
+            [] => return false,
+        };
+        if found {
+            return true;
+        }
+        set = rest;
     }
 }

@@ -131,7 +131,21 @@ impl Session {
         held.drain(..progress.used);
         held.shrink_to_fit();
         *peer = progress.peer(*peer);
-        progress.fault.map_or(Ok(()), Err)
+        if let Some(fault) = progress.fault {
+            return Err(fault);
+        }
+        self.bound_held()
+    }
+
+    /// What is held once the handshake is done is less than a record: a message of TLS itself that
+    /// goes on and on, each of its records nearly all padding, would have no other bound.
+    fn bound_held(&mut self) -> io::Result<()> {
+        if self.held.len() <= RECORD || self.state().is_handshaking() {
+            return Ok(());
+        }
+        self.peer = Peer::Broken;
+        self.held = Vec::new();
+        Err(overlong())
     }
 
     /// Writes what was sealed ahead.
@@ -201,10 +215,12 @@ impl Session {
         if !rest.is_empty() || !self.held.is_empty() {
             self.held = rest.to_vec();
         }
-        match progress.fault {
-            // What was good before the fault is delivered.
-            Some(fault) if opened == 0 => Err(fault),
-            _ if self.held.len() > RECORD => Err(overlong()),
+        if self.peer != Peer::Speaks {
+            self.held = Vec::new();
+        }
+        // What was good before a fault is delivered.
+        match progress.fault.map_or_else(|| self.bound_held(), Err) {
+            Err(fault) if opened == 0 => Err(fault),
             _ => Ok(opened),
         }
     }

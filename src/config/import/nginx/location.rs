@@ -107,8 +107,11 @@ pub(super) fn routes(server: &Server<'_>, spots: &[Spot], import: &mut Import<'_
 }
 
 fn one(location: &Location<'_>, server: &Server<'_>, spots: &[Spot], import: &mut Import<'_>) {
-    if matches!(location.matching, Matching::Named(_)) || location.own("internal").is_some() {
+    if matches!(location.matching, Matching::Named(_)) {
         return;
+    }
+    if location.own("internal").is_some() {
+        return unserved(location, server, import);
     }
     if location.redirects(server)
         && let Some(path) = pattern(&location.matching)
@@ -159,12 +162,17 @@ fn served<'a>(location: &Location<'a>, server: &Server<'a>) -> Location<'a> {
 /// Names what was at a location that passes nothing on.
 fn unserved(location: &Location<'_>, server: &Server<'_>, import: &mut Import<'_>) {
     let refused = location.own("return").is_some_and(|line| line.argument(0).starts_with('4'))
-        || location.own("deny").is_some_and(|line| line.argument(0) == "all");
+        || location.own("deny").is_some_and(|line| line.argument(0) == "all")
+        || location.own("internal").is_some();
     let covers = |other: &Location<'_>| match (&other.matching, &location.matching) {
+        _ if !served(other, server).proxies() => false,
+        (Matching::Named(_), _) => false,
         (Matching::Prefix(outer), Matching::Prefix(path) | Matching::Exact(path)) => {
-            other.proxies() && path.starts_with(outer.as_str())
+            path.starts_with(outer.as_str())
         }
-        _ => other.proxies() && other.matching == Matching::Prefix("/".to_owned()),
+        (Matching::Exact(outer), Matching::Prefix(path) | Matching::Exact(path)) => outer == path,
+        // What a pattern matches cannot be set against the other: better named than lost.
+        _ => true,
     };
     let covered = server.locations.iter().any(covers);
     let path = location.matching.shown();
