@@ -2,7 +2,7 @@
 //!
 //! hyper drives the connection. What is written to a stream goes through hyper's [`Upgraded`] to a
 //! task of the stream's own, its writer, which hands h2 one piece after the other as the client's
-//! window has room; at most four pieces of [`PIECE`] wait there, and what does not fit is the
+//! window has room; at most four pieces of 16 KiB wait there, and what does not fit is the
 //! tunnel's backlog. hyper knows but one end of an upgraded stream, END_STREAM, and sends it
 //! whenever an `Upgraded` is dropped. That an unfinished tunnel ends by RST_STREAM(CANCEL), which
 //! is what says that it was cut, is the doing of this file: the writer runs under an
