@@ -107,11 +107,8 @@ pub(super) fn routes(server: &Server<'_>, spots: &[Spot], import: &mut Import<'_
 }
 
 fn one(location: &Location<'_>, server: &Server<'_>, spots: &[Spot], import: &mut Import<'_>) {
-    if matches!(location.matching, Matching::Named(_)) {
+    if matches!(location.matching, Matching::Named(_)) || location.own("internal").is_some() {
         return;
-    }
-    if location.own("internal").is_some() {
-        return unserved(location, server, import);
     }
     if location.redirects(server)
         && let Some(path) = pattern(&location.matching)
@@ -162,8 +159,7 @@ fn served<'a>(location: &Location<'a>, server: &Server<'a>) -> Location<'a> {
 /// Names what was at a location that passes nothing on.
 fn unserved(location: &Location<'_>, server: &Server<'_>, import: &mut Import<'_>) {
     let refused = location.own("return").is_some_and(|line| line.argument(0).starts_with('4'))
-        || location.own("deny").is_some_and(|line| line.argument(0) == "all")
-        || location.own("internal").is_some();
+        || location.own("deny").is_some_and(|line| line.argument(0) == "all");
     let covers = |other: &Location<'_>| match (&other.matching, &location.matching) {
         _ if !served(other, server).proxies() => false,
         (Matching::Named(_), _) => false,
