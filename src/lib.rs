@@ -23,7 +23,7 @@
 //! | `main.rs` | allocator, arguments, exit code |
 //! | [`cli`] | the commands a person types; the only place for anyhow |
 //! | [`admin`] | metrics, probes, and what operators see and do: sends commands, calls nothing above |
-//! | [`server`] | listeners, TLS and HTTP on them, workers, the control thread, the drain |
+//! | [`server`] | listeners, PROXY headers, TLS, HTTP/1.1 and HTTP/2 on them, workers, the control thread, the drain |
 //! | [`proxy`] | one request: route, upgrade, dial, commit; headers; the one map to a status |
 //! | [`snapshot`] | what a configuration comes to while it runs |
 //! | [`keyring`] | the keys of tokens: files, and issuers that are asked now and then |
@@ -31,14 +31,14 @@
 //! | [`policy`] | who may come in: networks, origins, rates, caps, authorizers → `Admission`; pure |
 //! | [`tunnel`] | two pumps and one closing; `meter`, `closing`, `deadlines` are pure |
 //! | [`control`] | connection ids, registry, mailboxes, commands |
-//! | [`net`] | legs, the worker's scratch, sockets, a small HTTP client; the one file that names the TLS library |
-//! | [`config`] | file → diagnostics → validated `Config`; schema |
+//! | [`net`] | legs (TCP, unix, TLS, a stream of HTTP/2), the worker's scratch, PROXY headers, a small HTTP client; `tls`, the one module that names the TLS library |
+//! | [`config`] | file → diagnostics → validated `Config`; schema; the import of nginx's |
 //! | [`route`] | host and path → route; precedence by `Ord` |
 //! | [`metrics`] | counters with one writer each |
 //! | [`ending`] | reasons, blame, and the one map to close codes |
 //! | [`plan`] | what a live tunnel may be told anew |
 //! | [`rate`] | rates, and the bucket that holds one |
-//! | [`ws`] | RFC 6455 and 7692: heads, control frames, handshake fields, extensions |
+//! | [`ws`] | RFC 6455, 7692 and 8441: heads, control frames, handshake fields, extensions |
 //!
 //! # Threads
 //!

@@ -326,8 +326,6 @@ pub(super) struct Shape {
     /// As a file writes its header.
     pub title: &'static str,
     pub keys: &'static [&'static str],
-    /// Keys that a later version will know.
-    pub later: &'static [&'static str],
 }
 
 /// A table being read, field by field.
@@ -408,12 +406,6 @@ fn example(schema: &Json) -> String {
 
 fn unknown_key(key: &Spanned<DeString<'_>>, shape: &Shape) -> Diagnostic {
     let name = key.get_ref().as_ref();
-    if shape.later.contains(&name) {
-        let message = format!("unknown key `{name}`: this version of wsgate does not have it yet");
-        return Diagnostic::fault(key.span(), message)
-            .label(format!("not yet a key of {}", shape.title))
-            .help("take it out; a later version of wsgate will know it");
-    }
     Diagnostic::fault(key.span(), format!("unknown key `{name}`"))
         .label(format!("not a key of {}", shape.title))
         .help(way_to_a_key(name, shape))
@@ -557,15 +549,13 @@ pub(super) fn refuse_twins<T: Ord>(
 /// Declares a table of the file: its struct, its keys, their defaults and their meaning.
 ///
 /// `key: Type` is required, unless the type is an `Option`; `key: Type = default` is what its
-/// absence means. The comment above each key is its description in the schema. After `later` come
-/// keys that are refused, but known to come.
+/// absence means. The comment above each key is its description in the schema.
 macro_rules! table {
     (
         $(#[doc = $about:literal])+
         $title:literal: $name:ident {
             $( $(#[doc = $doc:literal])+ $key:ident : $type:ty $(= $default:expr)? , )*
         }
-        $(later [ $($later:literal),* $(,)? ])?
     ) => {
         $(#[doc = $about])+
         #[derive(Debug)]
@@ -577,7 +567,6 @@ macro_rules! table {
             const SHAPE: $crate::config::reader::Shape = $crate::config::reader::Shape {
                 title: $title,
                 keys: &[$(stringify!($key)),*],
-                later: &[$($($later),*)?],
             };
         }
 
