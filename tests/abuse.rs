@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{
-    Backend, Config, Edge, End, Frame, Peer, Upgrade, client_config, connect_tls, open, soon,
-    within,
+    Backend, Config, Edge, End, Frame, Peer, Upgrade, client_config, connect_tls, open, python,
+    python_knows, skip, soon, within,
 };
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -287,6 +287,35 @@ async fn random_bytes_at_every_stage_do_no_harm() {
         assert_eq!(client.frame().await, Frame::text("alive"));
     }
     serving.abort();
+}
+
+/// Of a message of TLS nothing can be used before it is whole, and padding may make it as long as one
+/// likes: what waits must have a bound, whoever reads.
+#[tokio::test]
+async fn a_message_of_tls_that_does_not_end_is_cut_off() {
+    if !python_knows("tlslite.api") {
+        return skip("tlslite-ng is not installed; see the head of tests/peers.rs");
+    }
+    let backend = Backend::tcp().await;
+    let edge = Config::new(&backend.address).start().await;
+    for stage in ["head", "dial", "tunnel"] {
+        let mut client = python();
+        client.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/padding.py"));
+        client.args([&edge.tls.ip().to_string(), &edge.tls.port().to_string(), stage]);
+        let client = tokio::task::spawn_blocking(move || client.output().expect("it runs"));
+        if stage != "head" {
+            let request = backend.accept().await;
+            if stage == "dial" {
+                // Long enough for all that the client has to say.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            tokio::spawn(async move { request.upgrade("").await.end().await });
+        }
+        let said = soon("the client is cut off", client).await.expect("a thread");
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    }
+    let panics = edge.logged(|line| line.to_string().contains("panicked"));
+    assert!(panics.is_empty(), "{panics:?}");
 }
 
 /// Bytes instead of TLS, and instead of HTTP on a plain listener.

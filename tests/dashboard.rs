@@ -7,7 +7,6 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use support::{
     Admin, Backend, Config, Edge, Frame, PATIENCE, Program, Upgrade, chromium, has_packages,
-    naming_authorizer, node, open, open_as, relay, soon, within,
+    naming_authorizer, node, open, open_as, relay, skip, soon, within,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -389,9 +388,7 @@ async fn why_the_last_reload_failed_is_shown_until_one_succeeds() {
 #[tokio::test]
 async fn a_browser_shows_it_under_load_acts_on_it_and_survives_a_restart() {
     if let Some(missing) = missing() {
-        // Past libtest, which keeps what a test that passes has printed.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: the dashboard in a browser: no {missing}");
-        return;
+        return skip(&format!("the dashboard in a browser: no {missing}"));
     }
     let server = Program::start(&mut node(&peers(), "server.js"));
     let port = server.says("\n").await;

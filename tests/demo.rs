@@ -5,7 +5,6 @@
 
 mod support;
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::{
-    PATIENCE, Peer, Program, Upgrade, chromium, connect_tls, has_packages, node, soon, wsgate,
+    PATIENCE, Peer, Program, Upgrade, chromium, connect_tls, has_packages, node, skip, soon, wsgate,
 };
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -175,9 +174,7 @@ fn get(path: &str) -> Upgrade {
 #[tokio::test]
 async fn a_browser_sees_an_echo_and_how_connections_end() {
     if let Some(missing) = missing() {
-        // Past libtest, which keeps what a test that passes has printed.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: the demo in a browser: no {missing}");
-        return;
+        return skip(&format!("the demo in a browser: no {missing}"));
     }
     let demo = Demo::start().await;
     let profile = tempfile::tempdir().expect("a folder for the browser");

@@ -7,13 +7,12 @@
 
 mod support;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{Ended, PATIENCE, Program, has_packages, node, wsgate};
+use support::{Ended, PATIENCE, Program, has_packages, node, skip, wsgate};
 use tempfile::TempDir;
 
 /// How long a client may take, which has deadlines of its own.
@@ -150,8 +149,7 @@ fn is_possible(example: &str, packages: &[&str]) -> bool {
 }
 
 fn skipped(example: &str, missing: &str) {
-    // Past libtest, which keeps what a test that passes has printed.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: the example {example}: no {missing}");
+    skip(&format!("the example {example}: no {missing}"));
 }
 
 /// Why the tunnels ended, as the log says it, in the order of the alphabet.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use support::{Config, Edge, Line, Manner, Peer, Server, Upgrade, can_have_hosts, soon};
+use support::{Config, Edge, Line, Manner, Peer, Server, Upgrade, can_have_hosts, skip, soon};
 use tempfile::TempDir;
 
 /// Probes as often as is good for a test; two in a row decide.
@@ -434,7 +434,7 @@ async fn twins() -> (Server, Server) {
 fn skipped() -> bool {
     let skipped = !can_have_hosts();
     if skipped {
-        eprintln!("SKIPPED: this system gives a process no /etc/hosts of its own (unshare)");
+        skip("this system gives a process no /etc/hosts of its own (unshare)");
     }
     skipped
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{Ended, Message, Peer, Program, Upgrade, accept_of, authority};
-use support::{client_config, connect_tls, run, soon, wsgate};
+use support::{client_config, connect_tls, run, skip, soon, wsgate};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -245,7 +245,7 @@ fn cases() -> Vec<Case> {
 #[tokio::test]
 async fn imports_answer_as_nginx_does() {
     if Command::new("nginx").arg("-v").output().is_err() {
-        return eprintln!("SKIPPED: nginx is missing (Debian package nginx-light)");
+        return skip("nginx is missing (Debian package nginx-light)");
     }
     let mut faults = Vec::new();
     for case in cases() {

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::{Backend, Config, Edge, Frame, PATIENCE, Peer, Upgrade, open, samples, within};
+use support::{Backend, Config, Edge, Frame, PATIENCE, Peer, Upgrade, open, samples, skip, within};
 
 const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\nprobes = \"127.0.0.1:0\"";
 
@@ -285,7 +285,7 @@ async fn promtool_finds_nothing_to_say() {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut promtool) = promtool else {
-        return eprintln!("SKIPPED: promtool is missing (Debian package prometheus)");
+        return skip("promtool is missing (Debian package prometheus)");
     };
     promtool.stdin.take().expect("a pipe").write_all(&answer.body).expect("it reads");
     let said = promtool.wait_with_output().expect("it ends");
@@ -357,9 +357,7 @@ fn the_alert_rules_do_what_their_tests_say() {
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]] {
         let said = Command::new("promtool").args(arguments).current_dir(conf).output();
         let Ok(said) = said else {
-            let words = "SKIPPED: promtool is missing (Debian package prometheus)";
-            let _ = writeln!(std::io::stderr(), "{words}");
-            return;
+            return skip("promtool is missing (Debian package prometheus)");
         };
         let words = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
         assert!(said.status.success(), "{words}");

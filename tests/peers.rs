@@ -8,13 +8,16 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use support::{Config, Edge, authority, client_config, connect_tls, has_packages, node, within};
+use support::{
+    Config, Edge, authority, client_config, connect_tls, has_packages, node, python, python_knows,
+    skip, within,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -72,9 +75,7 @@ async fn express_and_socket_io_meet_their_clients() {
 }
 
 fn skipped(what: &str) {
-    // Past libtest, which keeps what a test that passes has printed.
-    let mut stderr = std::io::stderr();
-    let _ = writeln!(stderr, "SKIPPED: {what} is not installed; see this file's head");
+    skip(&format!("{what} is not installed; see the head of tests/peers.rs"));
 }
 
 async fn meet_all(client: Library) {
@@ -127,10 +128,7 @@ impl Library {
     fn is_installed(self) -> bool {
         match self {
             Library::Node => has_packages(&["ws"]),
-            Library::Python => {
-                let imported = self.command("-c").arg("import websockets.asyncio.client").output();
-                imported.is_ok_and(|output| output.status.success())
-            }
+            Library::Python => python_knows("websockets.asyncio.client"),
             Library::Tungstenite => true,
         }
     }
@@ -140,7 +138,7 @@ impl Library {
         let mut command = match self {
             Library::Node => node(&folder(), script),
             Library::Python => {
-                let mut command = Command::new(python());
+                let mut command = python();
                 command.arg(script).current_dir(folder());
                 command
             }
@@ -202,11 +200,6 @@ async fn finished(mut command: Command) {
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
-}
-
-fn python() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers-venv/bin/python");
-    if own.exists() { own } else { PathBuf::from("python3") }
 }
 
 fn first_line(stdout: std::process::ChildStdout) -> u16 {

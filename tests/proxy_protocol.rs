@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use support::{
     Backend, Config, Edge, End, Peer, Program, Request, Upgrade, authority, client_config, open,
-    relay, soon,
+    relay, skip, soon,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -305,7 +305,7 @@ async fn a_reload_may_ask_for_the_header() {
 /// HAProxy in front of the edge; gives where it listens.
 async fn haproxy(folder: &Path, edge: SocketAddr, how: &str) -> Option<(Program, SocketAddr)> {
     if Command::new("haproxy").arg("-v").output().is_err() {
-        println!("SKIPPED: haproxy is not installed");
+        skip("haproxy is not installed (Debian package haproxy)");
         return None;
     }
     // A port that was free a moment ago: HAProxy does not tell one that it chose itself.

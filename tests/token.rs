@@ -8,13 +8,13 @@ mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use support::{Backend, Config, Edge, Frame, Message, Upgrade, ended};
+use support::{Backend, Config, Edge, Frame, Message, Upgrade, ended, python, python_knows, skip};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -32,8 +32,7 @@ fn minter() -> Option<&'static Minter> {
     static MINTER: OnceLock<Option<Minter>> = OnceLock::new();
     let minter = MINTER.get_or_init(Minter::start).as_ref();
     if minter.is_none() {
-        // Past libtest, which keeps what a test that passes has printed.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: PyJWT is not installed; see tests/peers.rs");
+        skip("PyJWT is not installed; see the head of tests/peers.rs");
     }
     minter
 }
@@ -41,13 +40,10 @@ fn minter() -> Option<&'static Minter> {
 impl Minter {
     fn start() -> Option<Minter> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let own = root.join("target/peers-venv/bin/python");
-        let python = if own.exists() { own } else { "python3".into() };
-        let imported = Command::new(&python).args(["-c", "import jwt, cryptography"]).output();
-        if !imported.is_ok_and(|output| output.status.success()) {
+        if !python_knows("jwt, cryptography") {
             return None;
         }
-        let mut child = Command::new(python)
+        let mut child = python()
             .arg(root.join("tests/peers/tokens.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -4,7 +4,7 @@ mod support;
 
 use support::{
     Authority, Backend, Config, Edge, End, Frame, Manner, Server, Upgrade, authority,
-    can_have_hosts, run, soon,
+    can_have_hosts, run, skip, soon,
 };
 
 /// An edge before `endpoints` that trusts the test's authority; `tls` are further keys.
@@ -128,8 +128,7 @@ async fn a_server_is_called_by_its_name() {
 #[tokio::test]
 async fn the_addresses_of_a_name_show_a_certificate_for_the_name() {
     if !can_have_hosts() {
-        eprintln!("SKIPPED: this system gives a process no /etc/hosts of its own (unshare)");
-        return;
+        return skip("this system gives a process no /etc/hosts of its own (unshare)");
     }
     let folder = tempfile::tempdir().expect("a folder");
     let hosts = folder.path().join("hosts");

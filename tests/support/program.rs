@@ -179,3 +179,15 @@ impl Words {
         .await
     }
 }
+
+/// Python, in the venv of the peers where there is one.
+pub fn python() -> Command {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers-venv/bin/python");
+    Command::new(if own.exists() { own } else { "python3".into() })
+}
+
+/// Whether it has these modules.
+pub fn python_knows(modules: &str) -> bool {
+    let imported = python().args(["-c", &format!("import {modules}")]).output();
+    imported.is_ok_and(|output| output.status.success())
+}
