@@ -5,52 +5,24 @@
 'use strict';
 
 const assert = require('node:assert');
-const { once } = require('node:events');
 const WebSocket = require('ws');
+
+const { Page } = require('./browser');
 
 const [devtools, url, sockets, TOKEN] = process.argv.slice(2);
 const PATIENCE_MS = 20000;
 const HOSTILE = '<img src=x onerror="pwned=1">';
 const CLIENTS = 40;
 
-const browser = new WebSocket(devtools, { maxPayload: 64 << 20 });
-const asked = new Map();
-const faults = [];
-let session;
 let restarting = false;
-
-browser.on('message', (data) => {
-  const { id, method, params, result, error } = JSON.parse(data);
-  if (id) {
-    const { resolve, reject } = asked.get(id);
-    asked.delete(id);
-    if (error) reject(new Error(error.message));
-    else resolve(result);
-  } else if (
-    method === 'Runtime.exceptionThrown' ||
-    (method === 'Runtime.consoleAPICalled' && ['error', 'assert', 'warning'].includes(params.type)) ||
-    (method === 'Log.entryAdded' && params.entry.level !== 'verbose' && !isDue(params.entry))
-  ) {
-    faults.push(JSON.stringify(params));
-  }
-});
 
 // The browser itself tells of a refused token, and of a server that is not there.
 const isDue = ({ source, text }) =>
   source === 'network' && (/status of 401/.test(text) || (restarting && /net::ERR_/.test(text)));
 
-function ask(method, params = {}) {
-  const id = ask.last = (ask.last || 0) + 1;
-  browser.send(JSON.stringify({ id, method, params, sessionId: session }));
-  return new Promise((resolve, reject) => asked.set(id, { resolve, reject }));
-}
-
-async function evaluate(expression) {
-  const answer = await ask('Runtime.evaluate', { expression, returnByValue: true });
-  assert(!answer.exceptionDetails, `${expression}: ${JSON.stringify(answer.exceptionDetails)}`);
-  return answer.result.value;
-}
-
+const page = new Page(devtools, isDue);
+const ask = (method, params) => page.ask(method, params);
+const evaluate = (expression) => page.evaluate(expression);
 const text = (selector) => evaluate(`document.querySelector(${JSON.stringify(selector)})?.textContent`);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -63,13 +35,7 @@ async function until(what, holds) {
   }
 }
 
-async function key(name, code) {
-  const event = { key: name, code: name, windowsVirtualKeyCode: code };
-  const typed = name === 'Enter' ? '\r' : undefined;
-  await ask('Input.dispatchKeyEvent', { type: 'keyDown', text: typed, ...event });
-  await ask('Input.dispatchKeyEvent', { type: 'keyUp', ...event });
-}
-
+const key = (name, code) => page.press(name, code);
 const enter = () => key('Enter', 13);
 
 async function type(words) {
@@ -113,12 +79,7 @@ async function total(family, ...labels) {
 // ---- the page ----
 
 async function open() {
-  await once(browser, 'open');
-  const { targetId } = await ask('Target.createTarget', { url: 'about:blank' });
-  session = (await ask('Target.attachToTarget', { targetId, flatten: true })).sessionId;
-  for (const domain of ['Page', 'Runtime', 'Log']) await ask(`${domain}.enable`);
-  const { errorText } = await ask('Page.navigate', { url });
-  assert(!errorText, `${url}: ${errorText}`);
+  await page.open(url);
   await until('that it is live', async () => (await text('#state')) === 'live');
 }
 
@@ -232,12 +193,7 @@ async function main() {
   await kickAll();
   await narrow();
   await restart();
-  assert.deepStrictEqual(faults, []);
-  session = undefined;
-  await ask('Browser.close');
+  await page.close();
 }
 
-main().then(() => process.exit(0), (error) => {
-  console.error(error, faults);
-  process.exit(1);
-});
+page.run(main);

@@ -4,44 +4,14 @@
 'use strict';
 
 const assert = require('node:assert');
-const { once } = require('node:events');
-const WebSocket = require('ws');
+
+const { Page } = require('./browser');
 
 const [devtools, url] = process.argv.slice(2);
 const PATIENCE_MS = 20000;
 
-const browser = new WebSocket(devtools, { maxPayload: 64 << 20 });
-const asked = new Map();
-const faults = [];
-let session;
-
-browser.on('message', (data) => {
-  const { id, method, params, result, error } = JSON.parse(data);
-  if (id) {
-    const { resolve, reject } = asked.get(id);
-    asked.delete(id);
-    if (error) reject(new Error(error.message));
-    else resolve(result);
-  } else if (
-    method === 'Runtime.exceptionThrown' ||
-    (method === 'Runtime.consoleAPICalled' && ['error', 'assert', 'warning'].includes(params.type)) ||
-    (method === 'Log.entryAdded' && params.entry.level !== 'verbose')
-  ) {
-    faults.push(JSON.stringify(params));
-  }
-});
-
-function ask(method, params = {}) {
-  const id = ask.last = (ask.last || 0) + 1;
-  browser.send(JSON.stringify({ id, method, params, sessionId: session }));
-  return new Promise((resolve, reject) => asked.set(id, { resolve, reject }));
-}
-
-async function evaluate(expression) {
-  const answer = await ask('Runtime.evaluate', { expression, returnByValue: true });
-  assert(!answer.exceptionDetails, `${expression}: ${JSON.stringify(answer.exceptionDetails)}`);
-  return answer.result.value;
-}
+const page = new Page(devtools);
+const evaluate = (expression) => page.evaluate(expression);
 
 // The state that the page shows.
 const SHOWN = `(() => {
@@ -65,24 +35,15 @@ async function shows(what, fits) {
 
 const logs = (text) => (shown) => shown.log.some((line) => line.includes(text));
 
-// By the keyboard, to prove that it can be.
 async function press(id, key, code) {
   await evaluate(`document.getElementById('${id}').focus()`);
-  const event = { key, code: key, windowsVirtualKeyCode: code };
-  const text = key === 'Enter' ? '\r' : undefined;
-  await ask('Input.dispatchKeyEvent', { type: 'keyDown', text, ...event });
-  await ask('Input.dispatchKeyEvent', { type: 'keyUp', ...event });
+  await page.press(key, code);
 }
 
 const enter = (id) => press(id, 'Enter', 13);
 
 async function open() {
-  await once(browser, 'open');
-  const { targetId } = await ask('Target.createTarget', { url: 'about:blank' });
-  session = (await ask('Target.attachToTarget', { targetId, flatten: true })).sessionId;
-  for (const domain of ['Page', 'Runtime', 'Log']) await ask(`${domain}.enable`);
-  const { errorText } = await ask('Page.navigate', { url });
-  assert(!errorText, `${url}: ${errorText}`);
+  await page.open(url);
   const deadline = Date.now() + PATIENCE_MS;
   const loaded = `location.href === '${url}' && document.readyState === 'complete'`;
   while (!(await evaluate(loaded))) assert(Date.now() < deadline, `${url} is not loaded`);
@@ -142,12 +103,7 @@ async function main() {
 
   console.log('connected');
   await closed('1012 restart');
-  assert.deepStrictEqual(faults, []);
-  session = undefined;
-  await ask('Browser.close');
+  await page.close();
 }
 
-main().then(() => process.exit(0), (error) => {
-  console.error(error, faults);
-  process.exit(1);
-});
+page.run(main);

@@ -439,42 +439,95 @@ fn advance<M: Machine>(
     sealed: &mut Wire,
     mut opened: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Progress {
+    drive(tls, wire, sealed, |state, _| match state {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            let mut more = 0;
+            while let Some(record) = traffic.next_record() {
+                let record = record.map_err(invalid)?;
+                more += record.discard;
+                opened(record.payload)?;
+            }
+            Ok(Turn::Opened(more))
+        }
+        // Early data is never offered; the others wait for more.
+        _ => Ok(Turn::Over),
+    })
+}
+
+#[inline]
+fn seal<M: Machine>(
+    tls: &mut M,
+    plain: Option<&[u8]>,
+    held: &mut [u8],
+    out: &mut Wire,
+) -> Progress {
+    drive(tls, held, out, |state, out| match state {
+        ConnectionState::WriteTraffic(mut traffic) => {
+            out.append_with(|room| {
+                let sealed = match plain {
+                    Some(plain) => traffic.encrypt(plain, room),
+                    None => traffic.queue_close_notify(room),
+                };
+                sealed.map_or_else(room_of_encrypt, done)
+            })?;
+            Ok(Turn::Over)
+        }
+        // Both have said close_notify: there is no more to say.
+        ConnectionState::Closed if plain.is_none() => Ok(Turn::Over),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    })
+}
+
+/// What came of one state of TLS.
+enum Turn {
+    On,
+    /// Records were opened, which took so many bytes besides.
+    Opened(usize),
+    Over,
+}
+
+/// Takes TLS from state to state until `turn` says that it is over; what TLS has to say by itself
+/// goes to `out`.
+#[inline]
+fn drive<M: Machine>(
+    tls: &mut M,
+    wire: &mut [u8],
+    out: &mut Wire,
+    mut turn: impl FnMut(ConnectionState<'_, '_, M::Data>, &mut Wire) -> io::Result<Turn>,
+) -> Progress {
     let size = wire.len();
     let mut progress = Progress::default();
     loop {
         let UnbufferedStatus { discard, state } = tls.process(&mut wire[progress.used..]);
         let went = state.map_err(invalid).and_then(|state| match state {
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record.map_err(invalid)?;
-                    progress.used += record.discard;
-                    opened(record.payload)?;
-                }
-                // With nothing left there is nothing to go on with.
-                Ok(progress.used + discard < size)
-            }
             ConnectionState::EncodeTlsData(mut said) => {
-                sealed.append_with(|room| said.encode(room).map_or_else(room_of_encode, done))?;
-                Ok(true)
+                out.append_with(|room| said.encode(room).map_or_else(room_of_encode, done))?;
+                Ok(Turn::On)
             }
             ConnectionState::TransmitTlsData(said) => {
                 said.done();
-                Ok(true)
+                Ok(Turn::On)
             }
             ConnectionState::PeerClosed => {
                 progress.closed = true;
-                Ok(true)
+                Ok(Turn::On)
             }
-            // Early data is never offered; the others wait for more.
-            _ => Ok(false),
+            state => turn(state, out),
         });
         progress.used += discard;
         match went {
-            Ok(true) => {}
-            Ok(false) => return progress,
+            Ok(Turn::On) => {}
+            Ok(Turn::Opened(more)) => {
+                progress.used += more;
+                // With nothing left there is nothing to go on with.
+                if progress.used == size {
+                    return progress;
+                }
+            }
+            Ok(Turn::Over) => return progress,
             Err(fault) => {
                 progress.fault = Some(fault);
-                say_alert(tls, &mut wire[progress.used..], sealed);
+                say_alert(tls, &mut wire[progress.used..], out);
                 return progress;
             }
         }
@@ -488,55 +541,6 @@ fn say_alert<M: Machine>(tls: &mut M, wire: &mut [u8], sealed: &mut Wire) {
         && let Ok(ConnectionState::EncodeTlsData(mut said)) = tls.process(wire).state
     {
         let _ = sealed.append_with(|room| said.encode(room).map_or_else(room_of_encode, done));
-    }
-}
-
-#[inline]
-fn seal<M: Machine>(
-    tls: &mut M,
-    plain: Option<&[u8]>,
-    held: &mut [u8],
-    out: &mut Wire,
-) -> Progress {
-    let mut progress = Progress::default();
-    loop {
-        let UnbufferedStatus { discard, state } = tls.process(&mut held[progress.used..]);
-        let went = state.map_err(invalid).and_then(|state| match state {
-            ConnectionState::WriteTraffic(mut traffic) => {
-                out.append_with(|room| {
-                    let sealed = match plain {
-                        Some(plain) => traffic.encrypt(plain, room),
-                        None => traffic.queue_close_notify(room),
-                    };
-                    sealed.map_or_else(room_of_encrypt, done)
-                })?;
-                Ok(false)
-            }
-            ConnectionState::EncodeTlsData(mut said) => {
-                out.append_with(|room| said.encode(room).map_or_else(room_of_encode, done))?;
-                Ok(true)
-            }
-            ConnectionState::TransmitTlsData(said) => {
-                said.done();
-                Ok(true)
-            }
-            ConnectionState::PeerClosed => {
-                progress.closed = true;
-                Ok(true)
-            }
-            // Both have said close_notify: there is no more to say.
-            ConnectionState::Closed if plain.is_none() => Ok(false),
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
-        });
-        progress.used += discard;
-        match went {
-            Ok(true) => {}
-            Ok(false) => return progress,
-            Err(fault) => {
-                progress.fault = Some(fault);
-                return progress;
-            }
-        }
     }
 }
 
