@@ -73,6 +73,14 @@ impl Leg {
         }
     }
 
+    /// The wire bytes that were sealed before it was a leg, and that its socket has not taken.
+    pub fn take_unsent(&mut self) -> Wire {
+        match self {
+            Leg::Tcp(_) | Leg::Unix(_) | Leg::Mux(_) => Wire::default(),
+            Leg::Tls(session) => session.take_unsent(),
+        }
+    }
+
     /// The wire bytes that say there is no more to come: TLS's close_notify. A stream of HTTP/2
     /// will say so by its END_STREAM.
     pub fn seal_end(&mut self, out: &mut Wire) -> io::Result<()> {

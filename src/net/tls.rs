@@ -442,6 +442,8 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsFault> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Poll;
     use std::time::Duration;
 
     use rcgen::{
@@ -449,7 +451,7 @@ mod tests {
         KeyPair, date_time_ymd,
     };
     use tempfile::TempDir;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -579,6 +581,40 @@ mod tests {
             );
             assert!(back == data);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_full_socket_did_not_take_of_http_goes_before_a_tunnel() {
+        let authority = Authority::new();
+        let acceptor = authority.listener(&["a.example"], None);
+        let connector = Connector::new(Some(&authority.ca()), None).unwrap();
+        let (server, client) = meet(&acceptor, &connector, "a.example").await;
+        let (mut server, mut client) = (server.unwrap(), client.unwrap());
+        let (piece, mut said) = (vec![7; 60_000], 0);
+        // The client reads nothing: a piece is taken whole, and the next finds the last one waiting.
+        while let Poll::Ready(taken) =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut server).poll_write(cx, &piece))).await
+        {
+            said += taken.unwrap();
+        }
+        let mut leg = server.into_leg();
+        let unsent = leg.take_unsent();
+        assert!(!unsent.is_empty() && leg.take_unsent().is_empty());
+        let write = async {
+            let mut rest = unsent.bytes();
+            while !rest.is_empty() {
+                let taken = poll_fn(|cx| leg.poll_write(cx, rest)).await.unwrap();
+                rest = &rest[taken..];
+            }
+            send(&mut leg, b"the end").await;
+        };
+        let read = async {
+            let mut read = vec![0; said + 7];
+            client.read_exact(&mut read).await.unwrap();
+            read
+        };
+        let ((), read) = tokio::join!(write, read);
+        assert!(read[..said].iter().all(|byte| *byte == 7) && read.ends_with(b"the end"));
     }
 
     #[tokio::test]

@@ -124,7 +124,10 @@ impl Tunnel {
     ) -> Tunnel {
         let now = Instant::now();
         Tunnel {
-            ends: [end(Side::Client, client, &shared), end(Side::Upstream, upstream, &shared)],
+            ends: [
+                end(Side::Client, client, &shared, now),
+                end(Side::Upstream, upstream, &shared, now),
+            ],
             closing: Closing::default(),
             close_code: None,
             words: None,
@@ -584,11 +587,11 @@ fn boundary(ends: &mut [End; 2], to: Side) -> Option<Boundary<'_>> {
     }
 }
 
-fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>) -> End {
+fn end(side: Side, entrance: Entrance, shared: &Rc<Shared>, now: Instant) -> End {
     let Entrance { leg, early, deflate, check_utf8, rates } = entrance;
     End {
         side,
-        out: Outlet::new(side, leg, shared.backlog.clone()),
+        out: Outlet::new(side, leg, shared.backlog.clone(), now),
         meter: Meter::new(Agreement { sender: side, deflate, check_utf8 }).sharing(rates),
         early,
         finished: false,

@@ -73,15 +73,19 @@ struct Progress {
 }
 
 impl Outlet {
-    pub(super) fn new(to: Side, leg: Leg, share: Rc<BacklogShare>) -> Outlet {
-        Outlet {
+    /// What the handshake could not send yet goes first.
+    pub(super) fn new(to: Side, mut leg: Leg, share: Rc<BacklogShare>, now: Instant) -> Outlet {
+        let unsent = leg.take_unsent();
+        let mut outlet = Outlet {
             to,
             leg: Some(leg),
             backlog: Backlog::default(),
             share,
             broken: false,
             progress: Progress::default(),
-        }
+        };
+        outlet.keep(unsent.bytes(), now);
+        outlet
     }
 
     pub(super) fn leg(&mut self) -> Option<&mut Leg> {
@@ -148,7 +152,15 @@ impl Outlet {
                 Poll::Pending => break,
             }
         }
-        if !wire.is_empty() && !self.broken {
+        if !self.broken {
+            self.keep(wire, now);
+        }
+    }
+
+    /// Has wire bytes wait.
+    #[inline]
+    fn keep(&mut self, wire: &[u8], now: Instant) {
+        if !wire.is_empty() {
             self.progress.since.get_or_insert(now);
             self.share.take(wire.len());
             self.backlog.push(wire);

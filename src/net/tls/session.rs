@@ -274,6 +274,13 @@ impl Session {
         said
     }
 
+    /// What was sealed for HTTP and the socket has not taken.
+    pub(in crate::net) fn take_unsent(&mut self) -> Wire {
+        let mut unsent = Wire::default();
+        self.take_sealed(&mut unsent);
+        unsent
+    }
+
     fn take_sealed(&mut self, out: &mut Wire) {
         let Some(ahead) = &mut self.ahead else { return };
         out.take_from(&mut ahead.sealed);
