@@ -1,5 +1,7 @@
 //! A wsgate.toml in the making: tables of keys, with comments where something differs.
 
+use std::collections::HashSet;
+
 use toml::{Table as Map, Value};
 
 use super::super::reader::Text;
@@ -42,14 +44,11 @@ impl Draft {
     /// `wanted`, or the first of `wanted 2`, `wanted 3` … that no table of this kind has.
     pub fn free_name(&self, header: &str, wanted: &str) -> String {
         let wanted = name(wanted);
-        let taken = |name: &str| {
-            self.tables.iter().any(|table| table.header == header && table.name() == name)
-        };
-        if !taken(&wanted) {
-            return wanted;
-        }
+        let alike = self.tables.iter().filter(|table| table.header == header);
+        let taken: HashSet<_> = alike.map(Table::name).collect();
         let numbered = (2u32..).map(|number| format!("{wanted} {number}"));
-        numbered.into_iter().find(|name| !taken(name)).unwrap_or(wanted)
+        let mut names = std::iter::once(wanted.clone()).chain(numbered);
+        names.find(|name| !taken.contains(name.as_str())).unwrap_or(wanted)
     }
 
     pub fn count(&self, header: &str) -> usize {

@@ -432,6 +432,11 @@ impl<'a> Ingress<'a> {
             import.draft.note(&self.place, what, "ingress-nginx takes the older; keep one");
         } else if import.draft.count("[[route]]") < MOST_ROUTES {
             import.draft.tables.push(table);
+        } else {
+            let what = format!("the rule for {wanted}");
+            let instead =
+                "there are 5,000 routes before it, the most that an import makes: split it";
+            import.draft.note(&self.place, what, instead);
         }
     }
 

@@ -134,7 +134,10 @@ impl<'a> Import<'a> {
     pub fn strangers(&mut self, block: &[Directive]) {
         let known = |line: &&Directive| {
             let name = line.name.as_str();
-            line.argument(0) == "off"
+            let switched_off =
+                line.argument(0) == "off" && !name.starts_with("proxy_pass_request_");
+            switched_off
+                || (name == "ssl_protocols" && line.arguments.iter().any(|it| it == "TLSv1.2"))
                 || words::CARRIED.contains(&name)
                 || words::WITHOUT_MEANING.contains(&name)
         };
@@ -234,6 +237,7 @@ fn instead_of(name: &str) -> &'static str {
         "sub_filter" | "proxy_cache" | "proxy_cookie_path" | "proxy_cookie_domain" => {
             "wsgate does not change bodies or cookies and keeps no cache; let the server do it"
         }
+        "ssl_protocols" => "wsgate takes TLS 1.2 and 1.3, and has no key for it",
         "ssl_crl" | "ssl_ocsp" => {
             "wsgate does not look at revocation lists; issue short certificates"
         }

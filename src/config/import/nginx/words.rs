@@ -102,7 +102,6 @@ pub(super) const WITHOUT_MEANING: &[&str] = &[
     "ssl_early_data",
     "ssl_ecdh_curve",
     "ssl_prefer_server_ciphers",
-    "ssl_protocols",
     "ssl_session_cache",
     "ssl_session_ticket_key",
     "ssl_session_tickets",
